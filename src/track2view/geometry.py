@@ -33,7 +33,7 @@ def transform(a_from_b: Float[Tensor, "*b 4 4"], points: Float[Tensor, "*b n 3"]
 
 def rotation_about(axis: str, degrees: Float64[Tensor, "*b"]) -> Float64[Tensor, "*b 3 3"]:
     """Rotation by ``degrees`` about a coordinate axis ``"x" | "y" | "z"``, right-handed."""
-    rotation = Rotation.from_euler(axis, degrees.reshape(-1).numpy(), degrees=True)
+    rotation = Rotation.from_euler(axis, degrees.reshape(-1, 1).numpy(), degrees=True)
     return torch.from_numpy(rotation.as_matrix()).reshape(*degrees.shape, 3, 3)
 
 
