@@ -1,0 +1,6 @@
+"""From a clip to 3D tracks and the camera's own path: one protocol, and the default tracker that needs no weights."""
+
+from track2view.trackers.protocol import Queries, Tracker, Tracking, TrackingReport
+from track2view.trackers.sfm import SfmTracker
+
+__all__ = ["Queries", "SfmTracker", "Tracker", "Tracking", "TrackingReport"]

@@ -1,0 +1,149 @@
+"""Depth of things that move on their own: from the still ground under their feet (design section 9, step 4).
+
+One camera cannot tell how far a freely moving point is. But most moving things stand on something still, whose depth is
+known: tracks are grouped by where they are and how they move, and each group takes the depth of the ground at its lowest point.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int64
+from scipy.ndimage import gaussian_filter1d, percentile_filter
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import KDTree
+
+SAMPLED_FRAMES = 16
+NEIGHBOURS = 8
+LINK_DISTANCE = 0.07
+LINK_DRIFT = 0.03
+MIN_GROUP = 4
+FOOT_PERCENTILE = 97.0
+SMOOTHING_FRAMES = 4.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageTracks:
+    """Tracks in the image, in units of its longer side."""
+
+    points: Float64[np.ndarray, "T N 2"]
+    visible: Bool[np.ndarray, "T N"]
+
+
+def group(tracks: ImageTracks) -> Int64[np.ndarray, "N"]:
+    """Label of the rigid-looking group each track belongs to, -1 for strays."""
+    frames, count = tracks.visible.shape
+    first, second = [np.zeros(0, int)], [np.zeros(0, int)]
+    for frame in np.unique(np.linspace(0, frames - 1, SAMPLED_FRAMES).astype(int)):
+        alive = np.flatnonzero(tracks.visible[frame])
+        if len(alive) <= 1:
+            continue
+        near, other = KDTree(tracks.points[frame, alive]).query(
+            tracks.points[frame, alive], k=min(NEIGHBOURS + 1, len(alive)), distance_upper_bound=LINK_DISTANCE
+        )
+        row, column = np.nonzero(np.isfinite(near[:, 1:]))
+        first.append(alive[row])
+        second.append(alive[other[row, column + 1]])
+    a, b = np.concatenate(first), np.concatenate(second)
+    linked = np.zeros(len(a), bool)
+    for begin in range(0, len(a), 20_000):
+        piece = slice(begin, begin + 20_000)
+        both = tracks.visible[:, a[piece]] & tracks.visible[:, b[piece]]
+        gap = np.where(both[..., None], tracks.points[:, a[piece]] - tracks.points[:, b[piece]], np.nan)
+        with np.errstate(invalid="ignore"):
+            drift = np.linalg.norm(np.nanmax(gap, axis=0, initial=-9.0) - np.nanmin(gap, axis=0, initial=9.0), axis=-1)
+        linked[piece] = drift < LINK_DRIFT
+    graph = coo_array((np.ones(linked.sum()), (a[linked], b[linked])), shape=(count, count))
+    _, label = connected_components(graph, directed=False)
+    sizes = np.bincount(label, minlength=1)
+    return np.where(sizes[label] >= MIN_GROUP, label, -1)
+
+
+def disparity_from_ground(
+    moving: ImageTracks, label: Int64[np.ndarray, "N"], still: ImageTracks, still_disparity: Float64[np.ndarray, "T M"]
+) -> Float64[np.ndarray, "T N"]:
+    """Inverse depth of every moving track at every frame its group is seen in (held before and after)."""
+    frames, count = moving.visible.shape
+    out = np.empty((frames, count))
+    for each in np.unique(label):
+        members = np.flatnonzero(label == each)
+        visible = moving.visible[:, members]
+        known = np.full(frames, np.nan)
+        for frame in np.flatnonzero(visible.sum(1) >= min(3, len(members))):
+            points = moving.points[frame, members[visible[frame]]]
+            ground = still.visible[frame]
+            known[frame] = _under(points, still.points[frame, ground], still_disparity[frame, ground], is_group=each >= 0)
+        if each < 0:
+            out[:, members] = _neighbours(moving, members, still, still_disparity)
+            continue
+        out[:, members] = _smooth(known, fallback=float(np.median(still_disparity)))[:, None]
+    return out
+
+
+def carry(
+    position: Float64[np.ndarray, "T N 3"], visible: Bool[np.ndarray, "T N"], label: Int64[np.ndarray, "N"]
+) -> Float64[np.ndarray, "T N 3"]:
+    """Positions in unseen frames: tracks go on as their group does, in step with its median displacement."""
+    out = position.copy()
+    for each in np.unique(label):
+        members = np.flatnonzero(label == each)
+        both = visible[1:, members] & visible[:-1, members]
+        step = np.where(both[..., None], np.diff(position[:, members], axis=0), np.nan)
+        moved = np.zeros((len(position), 3))
+        some = both.any(1)
+        moved[1:][some] = np.nanmedian(step[some], axis=1)
+        path = np.cumsum(moved, axis=0)
+        for member in members:
+            seen = np.flatnonzero(visible[:, member])
+            nearest = seen[np.abs(np.arange(len(position))[:, None] - seen).argmin(1)]
+            out[:, member] = position[nearest, member] + path - path[nearest]
+    return out
+
+
+def _under(points: np.ndarray, still: np.ndarray, disparity: np.ndarray, *, is_group: bool) -> float:
+    """Disparity of the still ground at the lowest point of a group; NaN where nothing still is near."""
+    foot = np.percentile(points[:, 1], FOOT_PERCENTILE)
+    lowest = points[points[:, 1] >= np.percentile(points[:, 1], 75)]
+    middle, reach = float(np.median(lowest[:, 0])), max(0.06, 0.6 * float(np.ptp(points[:, 0])))
+    if not is_group or not len(still):
+        return np.nan
+    below = (still[:, 1] > foot - 0.01) & (still[:, 1] < foot + 0.10) & (np.abs(still[:, 0] - middle) < reach)
+    if below.sum() < 4:
+        return np.nan
+    offset = still[below] - np.array([middle, foot])
+    weight = np.exp(-0.5 * (np.linalg.norm(offset, axis=1) / 0.04) ** 2) + 1e-3
+    design = np.stack([np.ones(below.sum()), offset[:, 1]], axis=1)
+    value = disparity[below]
+    for _ in range(4):
+        solution = np.linalg.lstsq(design * weight[:, None] ** 0.5, value * weight**0.5, rcond=1e-6)[0]
+        error = np.abs(design @ solution - value)
+        weight = weight / (1 + (error / (np.median(error) + 1e-6)) ** 2)
+    low, high = np.percentile(value, [5, 95])
+    return float(np.clip(solution[0], low, high))
+
+
+def _neighbours(
+    moving: ImageTracks, members: Int64[np.ndarray, "n"], still: ImageTracks, disparity: Float64[np.ndarray, "T M"]
+) -> Float64[np.ndarray, "T n"]:
+    """For strays: the median of the nearest still points, over all frames they were seen in."""
+    out = np.ones((len(moving.points), len(members)))
+    found = np.full(out.shape, np.nan)
+    for frame in range(len(moving.points)):
+        ground = np.flatnonzero(still.visible[frame])
+        chosen = np.flatnonzero(moving.visible[frame, members])
+        if len(ground) and len(chosen):
+            _, near = KDTree(still.points[frame, ground]).query(moving.points[frame, members[chosen]], k=min(5, len(ground)))
+            found[frame, chosen] = np.median(disparity[frame, ground][near.reshape(len(chosen), -1)], axis=1)
+    some = np.isfinite(found).any(0)
+    out[:, some] = np.nanmedian(found[:, some], axis=0)
+    return out
+
+
+def _smooth(known: Float64[np.ndarray, "T"], fallback: float) -> Float64[np.ndarray, "T"]:
+    """Fill gaps, and lean to the nearer: a thing in the air shows ground behind it, never before it."""
+    have = np.flatnonzero(np.isfinite(known))
+    if not len(have):
+        return np.full(len(known), fallback)
+    filled = np.interp(np.arange(len(known)), have, known[have])
+    nearer = percentile_filter(filled, 70, size=min(15, 2 * (len(known) // 2) + 1), mode="nearest")
+    return gaussian_filter1d(nearer, SMOOTHING_FRAMES, mode="nearest")

@@ -1,0 +1,238 @@
+"""The default tracker: no weights, no GPU. Flow tracks, bundle adjustment, triangulation, and ground depth for what moves."""
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float64, Int64
+from torch import Tensor
+
+from track2view.errors import UserError
+from track2view.geometry import inside, project, rigid, unproject
+from track2view.records import CameraPath, Clip, TrackSet, horizontal_fov, scale_of
+from track2view.trackers.bundle import BundleState, Observations, residuals, triangulate, world_directions
+from track2view.trackers.flow import NeighbourFlow, follow, neighbour_flow
+from track2view.trackers.motion import CameraMotion, estimate, static_tracks
+from track2view.trackers.moving import ImageTracks, carry, disparity_from_ground, group
+from track2view.trackers.protocol import Queries, Tracking, TrackingReport
+
+FOCAL_PER_LONGER_SIDE = 1.0
+LOW_PARALLAX_DEGREES = 0.4
+SUPPORT_SPACING = 16
+SUPPORT_INTERVAL = 10
+SUPPORT_BATCHES = 40
+TRIANGULATION_SCALE = 1.0
+MOVING_CONFIDENCE = 0.3
+FLAT_IMAGE = 2.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Lifted:
+    """Flow tracks with depth: ``points`` are canonical pixels (focal of frame 0, relative to the principal point)."""
+
+    focal: float
+    points: Float64[np.ndarray, "T N 2"]
+    visible: Bool[np.ndarray, "T N"]
+    query_frame: Int64[np.ndarray, "N"]
+    xyz: Float64[np.ndarray, "N 3"]
+    moving: Bool[np.ndarray, "N"]
+    error: Float64[np.ndarray, "N"]
+    depth_deviation: Float64[np.ndarray, "N"]
+    parallax: Float64[np.ndarray, "N"]
+
+
+class SfmTracker:
+    """Design section 9's default tracker.
+
+    Args:
+        fov: horizontal field of view in degrees where the user knows it; else estimated, or about 53° where the clip
+            does not tell.
+    """
+
+    name = "sfm"
+
+    def __init__(self, fov: float | None = None) -> None:
+        if fov is not None and not 1.0 < fov < 175.0:
+            raise UserError(f"--fov: expected degrees between 1 and 175, got {fov:g}")
+        self.fov = fov
+
+    def track(self, clip: Clip, queries: Queries, camera: CameraPath | None = None) -> Tracking:
+        """Track ``queries``; see :class:`track2view.trackers.Tracker`.
+
+        Raises:
+            UserError: a single frame, frames without any texture, or a camera path of another length.
+        """
+        if len(clip) < 2:
+            raise UserError("the clip has one frame; a camera path can only be found from two or more")
+        if camera is not None and len(camera) != len(clip):
+            raise UserError(f"the source camera has {len(camera)} frames, the clip has {len(clip)}; they must match")
+        if max(float(clip.frames[index].float().std()) for index in (0, len(clip) // 2, -1)) < FLAT_IMAGE:
+            raise UserError("the frames are blank (all one colour); there is nothing to track")
+        flow = neighbour_flow(clip)
+        if camera is None:
+            camera, estimated = _estimate_camera(clip, flow, self.fov)
+        else:
+            camera, estimated = camera.resized(clip.size), True
+        wanted = _lift(flow, camera, queries)
+        support = _lift(flow, camera, _support_queries(flow))
+        xyz = _positions(wanted, support, camera)
+        confidence = _confidence(wanted)
+        tracks = TrackSet(
+            xyz_world=torch.from_numpy(xyz).float(),
+            visible=torch.from_numpy(wanted.visible),
+            confidence=torch.from_numpy(confidence).float(),
+            query_frame=queries.frame.clone(),
+            moving=torch.from_numpy(wanted.moving),
+        )
+        if camera.unit == "scene":
+            scale = scale_of(tracks, camera)
+            tracks = replace(tracks, xyz_world=tracks.xyz_world / scale)
+            camera = camera.scaled(1 / scale, "scene")
+        report = _report(self.name, wanted, support, camera, estimated=estimated, known_fov=self.fov is not None)
+        return Tracking(tracks=tracks, camera=camera, report=report, flow=flow)
+
+
+def _estimate_camera(clip: Clip, flow: NeighbourFlow, fov: float | None) -> tuple[CameraPath, bool]:
+    height, width = flow.size
+    prior = FOCAL_PER_LONGER_SIDE * max(height, width)
+    focal = prior if fov is None else 0.5 * width / math.tan(math.radians(fov) / 2)
+    motion: CameraMotion = estimate(flow, focal, focal_known=fov is not None)
+    poses = rigid(torch.from_numpy(motion.rotation).mT, torch.from_numpy(motion.centre))
+    intrinsics = torch.tensor([[motion.focal, 0, width / 2], [0, motion.focal, height / 2], [0, 0, 1]], dtype=torch.float64)
+    working = CameraPath(
+        world_from_camera=poses,
+        intrinsics=intrinsics.repeat(len(clip), 1, 1),
+        size=(height, width),
+        unit="scene",
+        fps=float(clip.fps),
+    )
+    return working.resized(clip.size), motion.focal_estimated
+
+
+def _support_queries(flow: NeighbourFlow) -> Queries:
+    """A finer grid at many frames: the ground that moving things stand on, and enough points on these to tell them apart."""
+    frames = len(flow.grey)
+    interval = max(SUPPORT_INTERVAL, -(-frames // SUPPORT_BATCHES))
+    height, width = flow.size
+    spacing = max(6, SUPPORT_SPACING * min(height, width) // 480)
+    return Queries.grid(sorted({*range(0, frames, interval), frames - 1}), height // spacing, width // spacing)
+
+
+def _lift(flow: NeighbourFlow, camera: CameraPath, queries: Queries) -> _Lifted:
+    """Follow queries through the clip, triangulate them as if still, and see which ones are not."""
+    frames, count = len(camera), len(queries.frame)
+    height, width = flow.size
+    points = np.zeros((frames, count, 2), np.float32)
+    visible = np.zeros((frames, count), bool)
+    start = queries.uv.numpy() * np.array([width, height], np.float32)
+    for frame in queries.frame.unique().tolist():
+        chosen = np.flatnonzero(queries.frame.numpy() == frame)
+        points[:, chosen], visible[:, chosen] = follow(flow, frame, start[chosen].astype(np.float32), range(frames))
+    intrinsics = camera.resized(flow.size).intrinsics.numpy()
+    focal = intrinsics[0, 0, 0]
+    scale = focal / intrinsics[:, [0, 1], [0, 1]]
+    canonical = (points - intrinsics[:, None, :2, 2]) * scale[:, None]
+    query_frame = queries.frame.numpy()
+    state = BundleState(
+        rotation=camera.camera_from_world[:, :3, :3].numpy(),
+        centre=camera.world_from_camera[:, :3, 3].numpy(),
+        inverse_depth=np.ones(count),
+        focal=float(focal),
+    )
+    seen = Observations.of(canonical, visible, query_frame)
+    first, _ = triangulate(state, seen, state.inverse_depth, TRIANGULATION_SCALE)
+    observed = np.isin(np.arange(count), seen.track)
+    typical = float(np.median(first[observed])) if observed.any() else 1.0
+    inverse_depth, information = triangulate(state, seen, np.full(count, typical), TRIANGULATION_SCALE)
+    state = replace(state, inverse_depth=inverse_depth)
+    error, in_front = residuals(state, seen)
+    size = np.where(in_front, np.linalg.norm(error, axis=-1), 99.0)
+    total = np.bincount(seen.track, minlength=count)
+    baseline = state.centre[seen.frame] - state.centre[query_frame[seen.track]]
+    directions = world_directions(state, seen)
+    across = np.linalg.norm(np.cross(directions[seen.track], baseline), axis=-1) / np.linalg.norm(directions[seen.track], axis=-1)
+    parallax = np.zeros(count)
+    np.maximum.at(parallax, seen.track, np.degrees(np.arctan(across * inverse_depth[seen.track])))
+    return _Lifted(
+        focal=float(focal),
+        points=canonical,
+        visible=visible,
+        query_frame=query_frame,
+        xyz=state.centre[query_frame] + directions / inverse_depth[:, None],
+        moving=observed & ~static_tracks(state, seen),
+        error=np.bincount(seen.track, size, count) / np.maximum(total, 1),
+        depth_deviation=0.3 / np.sqrt(information + 1e-9) / inverse_depth,
+        parallax=parallax,
+    )
+
+
+def _positions(wanted: _Lifted, support: _Lifted, camera: CameraPath) -> Float64[np.ndarray, "T N 3"]:
+    """World positions in all frames: still tracks where triangulated, moving ones at the depth of the ground they stand on."""
+    frames = len(camera)
+    out = np.repeat(wanted.xyz[None], frames, axis=0)
+    mine, other = np.flatnonzero(wanted.moving), np.flatnonzero(support.moving)
+    if not len(mine):
+        return out
+    focal = float(camera.intrinsics[0, 0, 0])
+    longer = float(max(camera.size))
+    working_focal = wanted.focal
+    unit = working_focal / focal * longer
+    still = np.flatnonzero(~support.moving & (support.depth_deviation < 0.5))
+    still_disparity = np.stack(
+        [1 / np.maximum(project(torch.from_numpy(support.xyz[still]), pose, k)[1].numpy(), 1e-3) for pose, k in zip(camera.camera_from_world, camera.intrinsics, strict=True)]
+    )
+    moving = ImageTracks(
+        points=np.concatenate([wanted.points[:, mine], support.points[:, other]], axis=1) / unit,
+        visible=np.concatenate([wanted.visible[:, mine], support.visible[:, other]], axis=1),
+    )
+    label = group(moving)
+    ground = ImageTracks(points=support.points[:, still] / unit, visible=support.visible[:, still])
+    disparity = disparity_from_ground(moving, label, ground, still_disparity)
+    pixels = torch.from_numpy(moving.points * unit * focal / working_focal)
+    relative = camera.intrinsics.clone()
+    relative[:, :2, 2] = 0.0
+    relative[:, [0, 1], [0, 1]] = focal
+    lifted = unproject(pixels, torch.from_numpy(1 / disparity), camera.world_from_camera, relative).numpy()
+    out[:, mine] = carry(lifted, moving.visible, label)[:, : len(mine)]
+    return out
+
+
+def _confidence(lifted: _Lifted) -> Float64[np.ndarray, "T N"]:
+    """In [0, 1]: how well depth is known, how well a still point explains the track, and whether it is seen."""
+    depth = 1 / (1 + (lifted.depth_deviation / 0.1) ** 2)
+    fit = 1 / (1 + (lifted.error / 2.0) ** 2)
+    per_track = np.where(lifted.moving, MOVING_CONFIDENCE, depth * fit)
+    return np.where(lifted.visible, 1.0, 0.5) * per_track
+
+
+def _report(
+    name: str, wanted: _Lifted, support: _Lifted, camera: CameraPath, *, estimated: bool, known_fov: bool
+) -> TrackingReport:
+    still = ~support.moving & (support.visible.sum(0) > 2)
+    parallax = float(np.median(support.parallax[still])) if still.any() else 0.0
+    fov = horizontal_fov(camera.intrinsics[0], camera.size)
+    moving = float(support.moving.mean())
+    lost = 1.0 - float(wanted.visible.mean())
+    warnings = []
+    if parallax < LOW_PARALLAX_DEGREES:
+        warnings.append(
+            f"parallax too low ({parallax:.2f}°): the camera turns or stands still, so depth cannot be seen and is a guess; "
+            "moves that only turn or zoom come out right, moves that travel do not"
+        )
+    if not estimated and not known_fov:
+        warnings.append(f"the clip does not tell the focal length: assumed {fov:.0f}° wide; give --fov if you know it")
+    if moving > 0.5:
+        warnings.append(f"{100 * moving:.0f} % of the tracks move on their own: the camera's path may follow them instead of the scene")
+    if lost > 0.8:
+        warnings.append(f"tracks are lost {100 * lost:.0f} % of the time: the motion is fast or the frames are blurred")
+    return TrackingReport(
+        tracker=name,
+        focal_estimated=estimated,
+        horizontal_fov=fov,
+        parallax_degrees=parallax,
+        reprojection_pixels=float(np.median(support.error[still])) if still.any() else 0.0,
+        share_lost=lost,
+        share_moving=float(wanted.moving.mean()) if len(wanted.moving) else 0.0,
+        warnings=tuple(warnings),
+    )
