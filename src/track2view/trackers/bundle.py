@@ -175,12 +175,12 @@ def resect(
 
 
 def triangulate(
-    state: BundleState, seen: Observations, start: Float64[np.ndarray, "N"], scale: float
+    state: BundleState, seen: Observations, start: Float64[np.ndarray, "N"], scale: float, prior: float = PRIOR_WEIGHT
 ) -> tuple[Float64[np.ndarray, "N"], Float64[np.ndarray, "N"]]:
     """Inverse depth of every track from given cameras, and its information (squared pixels per squared inverse depth).
 
-    The projection equations are linear in inverse depth once divided by depth, so a few reweighted solves suffice; a prior
-    as weak as :data:`PRIOR_WEIGHT` keeps unseen tracks at ``start``.
+    The projection equations are linear in inverse depth once divided by depth, so a few reweighted solves suffice; ``prior``
+    (squared pixels per squared inverse depth) keeps tracks that cameras say nothing of at ``start``.
     """
     directions = world_directions(state, seen)
     rotation = state.rotation[seen.frame]
@@ -198,7 +198,7 @@ def triangulate(
         weight = (state.focal / depth[:, 0]) ** 2 * _weight(error, scale)
         information = np.bincount(seen.track, weight * (slope**2).sum(-1), count)
         pull = np.bincount(seen.track, weight * (slope * constant).sum(-1), count)
-        inverse_depth = np.maximum((PRIOR_WEIGHT * start - pull) / (PRIOR_WEIGHT + information), 1e-3)
+        inverse_depth = np.maximum((prior * start - pull) / (prior + information), 1e-3)
     return inverse_depth, information
 
 

@@ -74,8 +74,9 @@ class SfmTracker:
             camera, estimated = _estimate_camera(clip, flow, self.fov)
         else:
             camera, estimated = camera.resized(clip.size), True
-        wanted = _lift(flow, camera, queries)
-        support = _lift(flow, camera, _support_queries(flow))
+        wanted, support = _lift(flow, camera, queries), _lift(flow, camera, _support_queries(flow))
+        if _typical_parallax(support) < LOW_PARALLAX_DEGREES:
+            wanted, support = _flattened(wanted, camera), _flattened(support, camera)
         xyz = _positions(wanted, support, camera)
         confidence = _confidence(wanted)
         tracks = TrackSet(
@@ -167,6 +168,20 @@ def _lift(flow: NeighbourFlow, camera: CameraPath, queries: Queries) -> _Lifted:
     )
 
 
+def _typical_parallax(lifted: _Lifted) -> float:
+    still = ~lifted.moving & (lifted.visible.sum(0) > 2)
+    return float(np.median(lifted.parallax[still])) if still.any() else 0.0
+
+
+def _flattened(lifted: _Lifted, camera: CameraPath) -> _Lifted:
+    """All points at one distance: where parallax cannot tell depth, a flat scene is honest and noise is not."""
+    start = camera.world_from_camera[:, :3, 3].numpy()[lifted.query_frame]
+    ray = lifted.xyz - start
+    forward = camera.world_from_camera[:, :3, 2].numpy()[lifted.query_frame]
+    depth = (ray * forward).sum(-1, keepdims=True)
+    return replace(lifted, xyz=start + ray * (np.median(depth) / depth), depth_deviation=np.full(len(ray), 1.0))
+
+
 def _positions(wanted: _Lifted, support: _Lifted, camera: CameraPath) -> Float64[np.ndarray, "T N 3"]:
     """World positions in all frames: still tracks where triangulated, moving ones at the depth of the ground they stand on."""
     frames = len(camera)
@@ -178,7 +193,7 @@ def _positions(wanted: _Lifted, support: _Lifted, camera: CameraPath) -> Float64
     longer = float(max(camera.size))
     working_focal = wanted.focal
     unit = working_focal / focal * longer
-    still = np.flatnonzero(~support.moving & (support.depth_deviation < 0.5))
+    still = np.flatnonzero(~support.moving & (support.depth_deviation <= 1.0))
     still_disparity = np.stack(
         [1 / np.maximum(project(torch.from_numpy(support.xyz[still]), pose, k)[1].numpy(), 1e-3) for pose, k in zip(camera.camera_from_world, camera.intrinsics, strict=True)]
     )
@@ -210,7 +225,7 @@ def _report(
     name: str, wanted: _Lifted, support: _Lifted, camera: CameraPath, *, estimated: bool, known_fov: bool
 ) -> TrackingReport:
     still = ~support.moving & (support.visible.sum(0) > 2)
-    parallax = float(np.median(support.parallax[still])) if still.any() else 0.0
+    parallax = _typical_parallax(support)
     fov = horizontal_fov(camera.intrinsics[0], camera.size)
     moving = float(support.moving.mean())
     lost = 1.0 - float(wanted.visible.mean())

@@ -1,0 +1,242 @@
+"""Re-film a clip without weights: every target frame from the source frame of the same time, then from other times."""
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32, Int64, UInt8
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, grid_sample, interpolate, max_pool2d
+
+from track2view.errors import UserError
+from track2view.geometry import invert, pixel_centres
+from track2view.records import CameraPath, Clip, Size
+from track2view.video import progress
+from track2view.warp.densify import DenseDepth
+from track2view.warp.splat import splat_disparity, splat_nearest
+
+MAX_SUPERSAMPLING = 3
+AGREEMENT = 0.08
+BACKGROUND_FRAMES = 12
+MOVING_MARGIN = 9
+MIN_COVERAGE = 0.05
+SPECKLE = 1.08
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RenderedFrame:
+    """One target frame.
+
+    Attributes:
+        colour: RGB, complete: what was never seen is painted in.
+        seen: pixels whose colour the source shows, at this time or another.
+        seen_now: pixels whose colour the source shows at this time.
+    """
+
+    colour: UInt8[Tensor, "3 H W"]
+    seen: Bool[Tensor, "H W"]
+    seen_now: Bool[Tensor, "H W"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Background:
+    """Points of the still scene, each seen best in one frame."""
+
+    xyz: Float32[Tensor, "P 3"]
+    frame: Int64[Tensor, "P"]
+
+
+class WarpRenderer:
+    """Renders any number of target paths from one clip with depth.
+
+    Args:
+        clip: the source.
+        depth: of every frame of it.
+        camera: its path.
+        device: where to compute; "cpu" or "cuda".
+    """
+
+    def __init__(self, clip: Clip, depth: DenseDepth, camera: CameraPath, device: str = "cpu") -> None:
+        if not len(clip) == len(depth.disparity) == len(camera):
+            raise UserError(f"clip, depth and camera disagree on frames: {len(clip)}, {len(depth.disparity)}, {len(camera)}")
+        self.clip, self.depth, self.device = clip, depth, torch.device(device)
+        self.camera = camera.resized(clip.size)
+        self.background = self._gather_background()
+
+    def render(self, target: CameraPath, frame: int) -> RenderedFrame:
+        """The target view at one time."""
+        target = target.resized(target.size)
+        size = target.size
+        colour = torch.zeros(3, *size, device=self.device)
+        surface = self._land(target, frame)
+        sampled, seen_now = self._look_back(target, frame, surface, frame)
+        colour[:, seen_now] = sampled[:, seen_now]
+        seen = seen_now.clone()
+        if not bool(seen.all()):
+            self._fill_from_other_times(target, frame, surface, colour, seen)
+        painted = _paint(colour, seen, surface)
+        return RenderedFrame(
+            colour=(painted * 255).round().clamp(0, 255).to(torch.uint8).cpu(), seen=seen.cpu(), seen_now=seen_now.cpu()
+        )
+
+    def _land(self, target: CameraPath, frame: int) -> Float32[Tensor, "H W"]:
+        """Disparity in the target of what the source shows at this time; 0 where it shows nothing."""
+        matrix, shift = self._relation(frame, target, frame)
+        height, width = self.clip.size
+        zoom = float(target.intrinsics[frame, 0, 0] / self.camera.intrinsics[frame, 0, 0])
+        disparity = self._disparity(frame)
+        approach = float((matrix[2] @ torch.tensor([width / 2, height / 2, 1.0], device=self.device) + shift[2] * disparity.median()).clamp(min=0.2))
+        fine = min(MAX_SUPERSAMPLING, max(1, math.ceil(1.15 * zoom / approach - 0.1)))
+        if fine > 1:
+            disparity = torch.from_numpy(cv2.resize(disparity.cpu().numpy(), (width * fine, height * fine), interpolation=cv2.INTER_NEAREST)).to(self.device)
+        centres = (pixel_centres(height * fine, width * fine) / fine).to(self.device).reshape(-1, 2)
+        pixels, landed = _carry(centres, disparity.reshape(-1), matrix, shift)
+        surface, coverage = splat_disparity(pixels, landed, target.size)
+        return _close_cracks(surface, coverage)
+
+    def _look_back(
+        self, target: CameraPath, frame: int, surface: Float32[Tensor, "H W"], source_frame: int
+    ) -> tuple[Float32[Tensor, "3 H W"], Bool[Tensor, "H W"]]:
+        """Colours of a target surface in a source frame, and where the source indeed shows that surface."""
+        matrix, shift = _relate(
+            target.world_from_camera[frame],
+            target.intrinsics[frame],
+            self.camera.world_from_camera[source_frame],
+            self.camera.intrinsics[source_frame],
+            self.device,
+        )
+        height, width = self.clip.size
+        centres = pixel_centres(*target.size).to(self.device).reshape(-1, 2)
+        pixels, expected = _carry(centres, surface.reshape(-1), matrix, shift)
+        grid = (pixels / torch.tensor([width / 2, height / 2], device=self.device) - 1).reshape(1, *target.size, 2)
+        image = (self.clip.frames[source_frame].to(self.device).float() / 255)[None]
+        colour = grid_sample(image, grid, mode="bicubic", padding_mode="border", align_corners=False)[0].clamp(0, 1)
+        own = self._disparity(source_frame)[None, None]
+        found = grid_sample(own, grid, mode="nearest", padding_mode="border", align_corners=False)[0, 0].reshape(-1)
+        inside = (pixels >= 0).all(-1) & (pixels[:, 0] <= width) & (pixels[:, 1] <= height)
+        agrees = (found - expected).abs() < AGREEMENT * torch.maximum(found, expected)
+        return colour, ((surface.reshape(-1) > 0) & inside & agrees).reshape(target.size)
+
+    def _fill_from_other_times(
+        self, target: CameraPath, frame: int, surface: Float32[Tensor, "H W"], colour: Tensor, seen: Tensor
+    ) -> None:
+        """Paint holes, in place, with the still scene as other frames saw it."""
+        if not len(self.background.xyz):
+            return
+        height, width = target.size
+        half = (-(-height // 2), -(-width // 2))
+        intrinsics = target.intrinsics[frame].float().to(self.device)
+        in_camera = self.background.xyz @ (pose := invert(target.world_from_camera[frame]).float().to(self.device))[:3, :3].T + pose[:3, 3]
+        landed = torch.where(in_camera[:, 2] > 1e-3, 1 / in_camera[:, 2].clamp(min=1e-3), torch.zeros_like(in_camera[:, 2]))
+        pixels = (in_camera @ intrinsics.T)[:, :2] * landed[:, None]
+        winner = splat_nearest(pixels / 2, landed, half)
+        filled = winner >= 0
+        behind = torch.where(filled, landed[winner.clamp(min=0)], torch.zeros(half, device=self.device))
+        behind = _close_cracks(behind, filled.float())
+        behind = interpolate(behind[None, None], size=target.size, mode="nearest")[0, 0]
+        shown_in = torch.where(filled, self.background.frame[winner.clamp(min=0)], torch.full_like(winner, -1))
+        shown_in = interpolate(shown_in[None, None].float(), size=target.size, mode="nearest")[0, 0].long()
+        hole = ~seen & (behind > 0)
+        candidates = [each for each in shown_in[hole].unique().tolist() if each >= 0]
+        for other in sorted(candidates, key=lambda each: abs(each - frame)):
+            wanted = hole & ~seen & ((shown_in == other) | (shown_in == -1))
+            if not bool(wanted.any()):
+                continue
+            sampled, good = self._look_back(target, frame, torch.where(wanted, behind, torch.zeros_like(behind)), other)
+            good &= wanted
+            colour[:, good] = sampled[:, good]
+            surface[good] = behind[good]
+            seen |= good
+
+    def _gather_background(self) -> _Background:
+        """The still scene from a few frames, each adding only what those before it did not show."""
+        count = len(self.clip)
+        keyframes = np.unique(np.linspace(0, count - 1, min(BACKGROUND_FRAMES, count)).round().astype(int)).tolist()
+        order = sorted(keyframes, key=lambda each: (each not in (keyframes[0], keyframes[-1]), each))
+        height, width = self.clip.size
+        half = (-(-height // 2), -(-width // 2))
+        centres = (pixel_centres(*half) * 2).reshape(-1, 2).clamp(max=max(self.clip.size)).to(self.device)
+        xyz, frames = torch.zeros(0, 3, device=self.device), torch.zeros(0, dtype=torch.int64, device=self.device)
+        for key in order:
+            moving = cv2.dilate(self.depth.moving_at(key, half).astype(np.uint8), np.ones((MOVING_MARGIN, MOVING_MARGIN), np.uint8))
+            disparity = torch.from_numpy(self.depth.at(key, half)).to(self.device).reshape(-1)
+            pose, intrinsics = self.camera.world_from_camera[key].float().to(self.device), self.camera.intrinsics[key].float().to(self.device)
+            in_camera = xyz @ pose[:3, :3] - pose[:3, 3] @ pose[:3, :3]
+            landed = torch.where(in_camera[:, 2] > 1e-3, 1 / in_camera[:, 2].clamp(min=1e-3), torch.zeros(len(xyz), device=self.device))
+            known, coverage = splat_disparity((in_camera @ intrinsics.T)[:, :2] * landed[:, None] / 2, landed, half)
+            known = _close_cracks(known, coverage).reshape(-1)
+            new = torch.from_numpy(moving.reshape(-1) == 0).to(self.device)
+            new &= (known <= 0) | (disparity > known * (1 + AGREEMENT)) | (disparity < known * (1 - AGREEMENT))
+            rays = torch.cat([centres, torch.ones_like(centres[:, :1])], dim=1)[new] @ torch.linalg.inv(intrinsics).T
+            points = (rays / disparity[new][:, None]) @ pose[:3, :3].T + pose[:3, 3]
+            xyz, frames = torch.cat([xyz, points]), torch.cat([frames, torch.full((len(points),), key, device=self.device)])
+        return _Background(xyz=xyz, frame=frames)
+
+    def _disparity(self, frame: int) -> Float32[Tensor, "h w"]:
+        return torch.from_numpy(self.depth.at(frame, self.clip.size)).to(self.device)
+
+    def _relation(self, source_frame: int, target: CameraPath, frame: int) -> tuple[Float32[Tensor, "3 3"], Float32[Tensor, "3"]]:
+        return _relate(
+            self.camera.world_from_camera[source_frame],
+            self.camera.intrinsics[source_frame],
+            target.world_from_camera[frame],
+            target.intrinsics[frame],
+            self.device,
+        )
+
+
+def render_path(renderer: WarpRenderer, target: CameraPath) -> "list[RenderedFrame]":
+    """All frames of a target path; for long clips call :meth:`WarpRenderer.render` frame by frame instead."""
+    return [renderer.render(target, frame) for frame in progress(range(len(target)), "warping", len(target))]
+
+
+def _relate(
+    world_from_a: Tensor, intrinsics_a: Tensor, world_from_b: Tensor, intrinsics_b: Tensor, device: torch.device
+) -> tuple[Float32[Tensor, "3 3"], Float32[Tensor, "3"]]:
+    """``M, s`` such that a pixel p of camera a with disparity d lands in b along ``M (p, 1) + s d``."""
+    b_from_a = invert(world_from_b) @ world_from_a
+    matrix = intrinsics_b @ b_from_a[:3, :3] @ torch.linalg.inv(intrinsics_a)
+    return matrix.float().to(device), (intrinsics_b @ b_from_a[:3, 3]).float().to(device)
+
+
+def _carry(
+    pixels: Float32[Tensor, "n 2"], disparity: Float32[Tensor, "n"], matrix: Float32[Tensor, "3 3"], shift: Float32[Tensor, "3"]
+) -> tuple[Float32[Tensor, "n 2"], Float32[Tensor, "n"]]:
+    """Where pixels with disparity land, and their disparity there (0 where behind the camera)."""
+    homogeneous = pixels @ matrix[:, :2].T + matrix[:, 2] + disparity[:, None] * shift
+    front = homogeneous[:, 2] > 1e-4
+    scale = 1 / homogeneous[:, 2].clamp(min=1e-4)
+    return homogeneous[:, :2] * scale[:, None], torch.where(front, disparity * scale, torch.zeros_like(disparity))
+
+
+def _close_cracks(surface: Float32[Tensor, "H W"], coverage: Float32[Tensor, "H W"]) -> Float32[Tensor, "H W"]:
+    """Fill one-pixel gaps from their neighbours, and drop far specks that show through a near surface."""
+    known = coverage > MIN_COVERAGE
+    surface = torch.where(known, surface, torch.zeros_like(surface))
+    for _ in range(2):
+        share = avg_pool2d(known[None, None].float(), 3, 1, 1)[0, 0]
+        mean = avg_pool2d(surface[None, None], 3, 1, 1)[0, 0] / share.clamp(min=1e-6)
+        speck = known & (mean > surface * SPECKLE) & (max_pool2d(surface[None, None], 3, 1, 1)[0, 0] < mean * SPECKLE * 1.15)
+        fill = (~known & (share > 0.5)) | speck
+        surface = torch.where(fill, mean, surface)
+        known = known | fill
+    return surface
+
+
+def _paint(colour: Float32[Tensor, "3 H W"], seen: Bool[Tensor, "H W"], surface: Float32[Tensor, "H W"]) -> Float32[Tensor, "3 H W"]:
+    """Fill what was never seen by a pyramid of averages that prefers what is far: holes open behind things, not before."""
+    if bool(seen.all()):
+        return colour
+    typical = surface[seen].median().clamp(min=1e-6) if bool(seen.any()) else torch.ones((), device=colour.device)
+    weight = seen.float() / (0.05 + (surface / typical) ** 2)
+    levels = [(colour * weight, weight[None])]
+    while min(levels[-1][1].shape[-2:]) > 2:
+        levels.append(tuple(avg_pool2d(each[None], 2, ceil_mode=True, count_include_pad=False)[0] for each in levels[-1]))
+    filled = levels[-1][0] / levels[-1][1].clamp(min=1e-6)
+    for total, amount in reversed(levels[:-1]):
+        coarse = interpolate(filled[None], size=total.shape[-2:], mode="bilinear", align_corners=False)[0]
+        trust = (amount / (amount + 0.02)).clamp(0, 1)
+        filled = trust * total / amount.clamp(min=1e-6) + (1 - trust) * coarse
+    return torch.where(seen, colour, filled)
