@@ -23,8 +23,12 @@ MOVING_PIXELS = 2.5
 PRIOR_PIXELS = 10.0
 SMOOTHING = 60.0
 COLOUR_SIGMA = 12.0
+EDGE_WINDOW = 7
+EDGE_RATIO = 1.12
+EDGE_TRUST = 0.02
 SNAP_WINDOW = 7
 SNAP_RATIO = 1.06
+SNAP_STEEPNESS = 0.7
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,10 +49,9 @@ class DenseDepth:
         if small.shape == size:
             return small
         large = cv2.resize(small, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
-        window = np.ones((SNAP_WINDOW, SNAP_WINDOW), np.uint8)
-        far, near = cv2.erode(large, window), cv2.dilate(large, window)
-        snapped = np.where(large - far > near - large, near, far)
-        return np.where(near > far * SNAP_RATIO, snapped, large)
+        (far, near), (farther, nearer) = _range(large, SNAP_WINDOW), _range(large, 2 * SNAP_WINDOW + 1)
+        step = (near > far * SNAP_RATIO) & (near - far > SNAP_STEEPNESS * (nearer - farther))
+        return np.where(step, np.where(large - far > near - large, near, far), large)
 
     def moving_at(self, frame: int, size: Size) -> Bool[np.ndarray, "H W"]:
         """Moving pixels of one frame at ``size``."""
@@ -77,9 +80,8 @@ def densify(clip: Clip, flow: NeighbourFlow, tracks: TrackSet, camera: CameraPat
     """
     count, size = len(clip), flow.size
     height, width = size[0] // 2, size[1] // 2
-    total = np.zeros((count, height, width), np.float32)
-    weight = np.zeros((count, height, width), np.float32)
-    moving = np.zeros((count, height, width), np.float32)
+    total = np.zeros((2, count, height, width), np.float32)
+    weight = np.zeros((2, count, height, width), np.float32)
     anchors = _Anchors(tracks, camera, size)
     keyframes = sorted({*range(0, count, KEY_INTERVAL), count - 1})
     for key in progress(keyframes, "dense depth", len(keyframes)):
@@ -93,18 +95,24 @@ def densify(clip: Clip, flow: NeighbourFlow, tracks: TrackSet, camera: CameraPat
             cell = (dense.points[row, chosen] / 2).astype(int)
             index = np.clip(cell[:, 1], 0, height - 1) * width + np.clip(cell[:, 0], 0, width - 1)
             nearby = np.float32(np.exp(-abs(frame - key) / REACH))
-            strength = dense.weight[chosen] * nearby
-            total[frame] += np.bincount(index, strength * disparity[chosen], height * width).reshape(height, width)
-            weight[frame] += np.bincount(index, strength, height * width).reshape(height, width)
-            moving[frame] += np.bincount(index, strength * dense.moving[chosen], height * width).reshape(height, width)
+            for layer, mine in enumerate((~dense.moving[chosen], dense.moving[chosen])):
+                strength = dense.weight[chosen][mine] * nearby
+                cells = height * width
+                total[layer, frame] += np.bincount(index[mine], strength * disparity[chosen][mine], cells).reshape(height, width)
+                weight[layer, frame] += np.bincount(index[mine], strength, cells).reshape(height, width)
     disparity = torch.empty(count, height, width)
     lively = torch.zeros(count, height, width, dtype=torch.bool)
     for frame in range(count):
-        anchors.add(frame, total[frame], weight[frame], moving[frame])
+        anchors.add(frame, total[:, frame], weight[:, frame])
         guide = cv2.resize(clip.image(frame), (width, height), interpolation=cv2.INTER_AREA)
-        depth, share = _spread(guide, total[frame], weight[frame], moving[frame])
-        disparity[frame], lively[frame] = torch.from_numpy(depth), torch.from_numpy(share > 0.5)
+        depth, moving = _spread(guide, total[:, frame], weight[:, frame])
+        disparity[frame], lively[frame] = torch.from_numpy(depth), torch.from_numpy(moving)
     return DenseDepth(disparity=disparity, moving=lively)
+
+
+def _range(image: Float32[np.ndarray, "H W"], window: int) -> tuple[Float32[np.ndarray, "H W"], Float32[np.ndarray, "H W"]]:
+    kernel = np.ones((window, window), np.uint8)
+    return cv2.erode(image, kernel), cv2.dilate(image, kernel)
 
 
 class _Anchors:
@@ -141,16 +149,14 @@ class _Anchors:
         _, near = KDTree(self.points[frame, mine]).query(points, k=min(3, len(mine)))
         return np.median(self.disparity[frame, mine][near.reshape(len(points), -1)], axis=1).astype(np.float64)
 
-    def add(self, frame: int, total: np.ndarray, weight: np.ndarray, moving: np.ndarray) -> None:
-        """Enter the tracks of one frame into its accumulators."""
+    def add(self, frame: int, total: Float32[np.ndarray, "2 h w"], weight: Float32[np.ndarray, "2 h w"]) -> None:
+        """Enter the tracks of one frame into its accumulators, still ones in layer 0, moving ones in layer 1."""
         mine = np.flatnonzero(self.usable[frame])
-        height, width = total.shape
+        height, width = total.shape[1:]
         cell = (self.points[frame, mine] / 2).astype(int)
-        row, column = np.clip(cell[:, 1], 0, height - 1), np.clip(cell[:, 0], 0, width - 1)
-        strength = self.weight[frame, mine]
-        np.add.at(total, (row, column), strength * self.disparity[frame, mine])
-        np.add.at(weight, (row, column), strength)
-        np.add.at(moving, (row, column), strength * self.moving[mine])
+        where = self.moving[mine].astype(int), np.clip(cell[:, 1], 0, height - 1), np.clip(cell[:, 0], 0, width - 1)
+        np.add.at(total, where, self.weight[frame, mine] * self.disparity[frame, mine])
+        np.add.at(weight, where, self.weight[frame, mine])
 
 
 def _triangulated(flow: NeighbourFlow, camera: CameraPath, key: int, anchors: _Anchors) -> _Points:
@@ -202,19 +208,37 @@ def _triangulated(flow: NeighbourFlow, camera: CameraPath, key: int, anchors: _A
 
 
 def _spread(
-    guide: UInt8[np.ndarray, "h w 3"], total: Float32[np.ndarray, "h w"], weight: Float32[np.ndarray, "h w"], moving: Float32[np.ndarray, "h w"]
-) -> tuple[Float32[np.ndarray, "h w"], Float32[np.ndarray, "h w"]]:
-    """Edge-aware normalised smoothing: a fine pass where points are dense, a broad one where they are not."""
+    guide: UInt8[np.ndarray, "h w 3"], total: Float32[np.ndarray, "2 h w"], weight: Float32[np.ndarray, "2 h w"]
+) -> tuple[Float32[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]:
+    """Disparity of every pixel, each from its own layer (still or moving), and which pixels are moving.
 
-    def smooth(image: np.ndarray, strength: float) -> np.ndarray:
-        return cv2.ximgproc.fastGlobalSmootherFilter(guide, image.astype(np.float32), strength, COLOUR_SIGMA)
+    Flow is smooth across depth edges, so points near an edge are not sure which side they are on: a first pass finds the
+    edges, a second one lets the image decide where exactly they run.
+    """
+    amount = [_smooth(guide, each, SMOOTHING) for each in weight]
+    moving = amount[1] > amount[0]
+    layers = []
+    for layer in (0, 1):
+        rough = _normalised(guide, total[layer], weight[layer], SMOOTHING)
+        far, near = _range(rough, EDGE_WINDOW)
+        sure = weight[layer] * np.where(near > far * EDGE_RATIO, EDGE_TRUST, 1.0).astype(np.float32)
+        ratio = np.divide(total[layer], weight[layer], out=np.zeros_like(total[layer]), where=weight[layer] > 0)
+        layers.append(_normalised(guide, ratio * sure, sure, 2 * SMOOTHING))
+    return np.where(moving, layers[1], layers[0]).astype(np.float32), moving
 
-    def blur(image: np.ndarray) -> np.ndarray:
-        return cv2.GaussianBlur(image, (0, 0), guide.shape[0] / 12)
 
-    fine_weight, broad_weight = smooth(weight, SMOOTHING), smooth(weight, 50 * SMOOTHING) * 1e-2
-    flat = blur(weight) * 1e-4 + 1e-12
-    norm = fine_weight + broad_weight + flat
-    filled = smooth(total, SMOOTHING) + smooth(total, 50 * SMOOTHING) * 1e-2 + (blur(total) * 1e-4 + 1e-12)
-    share = (smooth(moving, SMOOTHING) + smooth(moving, 50 * SMOOTHING) * 1e-2) / norm
-    return np.maximum(filled / norm, 1e-4).astype(np.float32), share.astype(np.float32)
+def _smooth(guide: UInt8[np.ndarray, "h w 3"], image: Float32[np.ndarray, "h w"], strength: float) -> Float32[np.ndarray, "h w"]:
+    return cv2.ximgproc.fastGlobalSmootherFilter(guide, image, strength, COLOUR_SIGMA)
+
+
+def _normalised(
+    guide: UInt8[np.ndarray, "h w 3"], total: Float32[np.ndarray, "h w"], weight: Float32[np.ndarray, "h w"], strength: float
+) -> Float32[np.ndarray, "h w"]:
+    """Edge-aware weighted mean: near where points are dense, ever broader where they are not."""
+    numerator, denominator = np.full_like(total, 1e-12), np.full_like(total, 1e-12)
+    for broader, share in ((1, 1.0), (50, 1e-2)):
+        numerator += share * _smooth(guide, total, broader * strength)
+        denominator += share * _smooth(guide, weight, broader * strength)
+    numerator += 1e-4 * cv2.GaussianBlur(total, (0, 0), len(total) / 12)
+    denominator += 1e-4 * cv2.GaussianBlur(weight, (0, 0), len(total) / 12)
+    return np.maximum(numerator / denominator, 1e-4)

@@ -67,28 +67,36 @@ class WarpRenderer:
 
     def render(self, target: CameraPath, frame: int) -> RenderedFrame:
         """The target view at one time."""
-        target = target.resized(target.size)
         size = target.size
-        colour = torch.zeros(3, *size, device=self.device)
-        surface = self._land(target, frame)
-        sampled, seen_now = self._look_back(target, frame, surface, frame)
-        colour[:, seen_now] = sampled[:, seen_now]
-        seen = seen_now.clone()
-        if not bool(seen.all()):
-            self._fill_from_other_times(target, frame, surface, colour, seen)
-        painted = _paint(colour, seen, surface)
+        surface = self._land(target, frame).reshape(-1)
+        colour = torch.zeros(3, len(surface), device=self.device)
+        seen = torch.zeros(len(surface), dtype=torch.bool, device=self.device)
+        self._look_back(target, frame, frame, torch.arange(len(surface), device=self.device), surface, colour, seen)
+        seen_now = seen.clone()
+        self._fill_from_other_times(target, frame, surface, colour, seen)
+        painted = _paint(colour.reshape(3, *size), seen.reshape(size), surface.reshape(size))
         return RenderedFrame(
-            colour=(painted * 255).round().clamp(0, 255).to(torch.uint8).cpu(), seen=seen.cpu(), seen_now=seen_now.cpu()
+            colour=(painted * 255).round().clamp(0, 255).to(torch.uint8).cpu(),
+            seen=seen.reshape(size).cpu(),
+            seen_now=seen_now.reshape(size).cpu(),
         )
 
     def _land(self, target: CameraPath, frame: int) -> Float32[Tensor, "H W"]:
         """Disparity in the target of what the source shows at this time; 0 where it shows nothing."""
-        matrix, shift = self._relation(frame, target, frame)
+        matrix, shift = _relate(
+            self.camera.world_from_camera[frame],
+            self.camera.intrinsics[frame],
+            target.world_from_camera[frame],
+            target.intrinsics[frame],
+            self.device,
+        )
         height, width = self.clip.size
-        zoom = float(target.intrinsics[frame, 0, 0] / self.camera.intrinsics[frame, 0, 0])
+        zoom = float(target.intrinsics[frame, 0, 0] / self.camera.intrinsics[frame, 0, 0]) * height / target.size[0]
         disparity = self._disparity(frame)
-        approach = float((matrix[2] @ torch.tensor([width / 2, height / 2, 1.0], device=self.device) + shift[2] * disparity.median()).clamp(min=0.2))
-        fine = min(MAX_SUPERSAMPLING, max(1, math.ceil(1.15 * zoom / approach - 0.1)))
+        middle = torch.tensor([width / 2, height / 2, 1.0], device=self.device)
+        approach = float((matrix[2] @ middle + shift[2] * disparity.median()).clamp(min=0.2))
+        scale = target.size[0] / height * zoom / approach
+        fine = min(MAX_SUPERSAMPLING, max(1, math.ceil(scale - 0.35)))
         if fine > 1:
             disparity = torch.from_numpy(cv2.resize(disparity.cpu().numpy(), (width * fine, height * fine), interpolation=cv2.INTER_NEAREST)).to(self.device)
         centres = (pixel_centres(height * fine, width * fine) / fine).to(self.device).reshape(-1, 2)
@@ -97,9 +105,16 @@ class WarpRenderer:
         return _close_cracks(surface, coverage)
 
     def _look_back(
-        self, target: CameraPath, frame: int, surface: Float32[Tensor, "H W"], source_frame: int
-    ) -> tuple[Float32[Tensor, "3 H W"], Bool[Tensor, "H W"]]:
-        """Colours of a target surface in a source frame, and where the source indeed shows that surface."""
+        self,
+        target: CameraPath,
+        frame: int,
+        source_frame: int,
+        where: Int64[Tensor, "n"],
+        surface: Float32[Tensor, "n"],
+        colour: Float32[Tensor, "3 P"],
+        seen: Bool[Tensor, "P"],
+    ) -> None:
+        """Colour, in place, those target pixels ``where`` whose ``surface`` a source frame indeed shows."""
         matrix, shift = _relate(
             target.world_from_camera[frame],
             target.intrinsics[frame],
@@ -108,47 +123,43 @@ class WarpRenderer:
             self.device,
         )
         height, width = self.clip.size
-        centres = pixel_centres(*target.size).to(self.device).reshape(-1, 2)
-        pixels, expected = _carry(centres, surface.reshape(-1), matrix, shift)
-        grid = (pixels / torch.tensor([width / 2, height / 2], device=self.device) - 1).reshape(1, *target.size, 2)
+        centres = torch.stack([where % target.size[1], where // target.size[1]], dim=-1).float() + 0.5
+        pixels, expected = _carry(centres, surface, matrix, shift)
+        grid = (pixels / torch.tensor([width / 2, height / 2], device=self.device) - 1)[None, None]
         image = (self.clip.frames[source_frame].to(self.device).float() / 255)[None]
-        colour = grid_sample(image, grid, mode="bicubic", padding_mode="border", align_corners=False)[0].clamp(0, 1)
-        own = self._disparity(source_frame)[None, None]
-        found = grid_sample(own, grid, mode="nearest", padding_mode="border", align_corners=False)[0, 0].reshape(-1)
+        sampled = grid_sample(image, grid, mode="bicubic", padding_mode="border", align_corners=False)[0, :, 0].clamp(0, 1)
+        column = pixels[:, 0].long().clamp(0, width - 1)
+        found = self._disparity(source_frame)[pixels[:, 1].long().clamp(0, height - 1), column]
         inside = (pixels >= 0).all(-1) & (pixels[:, 0] <= width) & (pixels[:, 1] <= height)
         agrees = (found - expected).abs() < AGREEMENT * torch.maximum(found, expected)
-        return colour, ((surface.reshape(-1) > 0) & inside & agrees).reshape(target.size)
+        good = (surface > 0) & inside & agrees
+        colour[:, where[good]] = sampled[:, good]
+        seen[where[good]] = True
 
     def _fill_from_other_times(
-        self, target: CameraPath, frame: int, surface: Float32[Tensor, "H W"], colour: Tensor, seen: Tensor
+        self, target: CameraPath, frame: int, surface: Float32[Tensor, "P"], colour: Float32[Tensor, "3 P"], seen: Bool[Tensor, "P"]
     ) -> None:
         """Paint holes, in place, with the still scene as other frames saw it."""
-        if not len(self.background.xyz):
+        if bool(seen.all()) or not len(self.background.xyz):
             return
         height, width = target.size
         half = (-(-height // 2), -(-width // 2))
-        intrinsics = target.intrinsics[frame].float().to(self.device)
-        in_camera = self.background.xyz @ (pose := invert(target.world_from_camera[frame]).float().to(self.device))[:3, :3].T + pose[:3, 3]
-        landed = torch.where(in_camera[:, 2] > 1e-3, 1 / in_camera[:, 2].clamp(min=1e-3), torch.zeros_like(in_camera[:, 2]))
-        pixels = (in_camera @ intrinsics.T)[:, :2] * landed[:, None]
+        pixels, landed = _look(self.background.xyz, target.world_from_camera[frame], target.intrinsics[frame], self.device)
         winner = splat_nearest(pixels / 2, landed, half)
         filled = winner >= 0
         behind = torch.where(filled, landed[winner.clamp(min=0)], torch.zeros(half, device=self.device))
         behind = _close_cracks(behind, filled.float())
-        behind = interpolate(behind[None, None], size=target.size, mode="nearest")[0, 0]
         shown_in = torch.where(filled, self.background.frame[winner.clamp(min=0)], torch.full_like(winner, -1))
-        shown_in = interpolate(shown_in[None, None].float(), size=target.size, mode="nearest")[0, 0].long()
-        hole = ~seen & (behind > 0)
-        candidates = [each for each in shown_in[hole].unique().tolist() if each >= 0]
-        for other in sorted(candidates, key=lambda each: abs(each - frame)):
-            wanted = hole & ~seen & ((shown_in == other) | (shown_in == -1))
-            if not bool(wanted.any()):
+        hole = (~seen).nonzero()[:, 0]
+        cell = (hole // width) // 2 * half[1] + (hole % width) // 2
+        behind, shown_in = behind.reshape(-1)[cell], shown_in.reshape(-1)[cell]
+        for other in sorted(shown_in.unique().tolist(), key=lambda each: abs(each - frame)):
+            wanted = (shown_in == other) & (behind > 0) & ~seen[hole]
+            if other < 0 or not bool(wanted.any()):
                 continue
-            sampled, good = self._look_back(target, frame, torch.where(wanted, behind, torch.zeros_like(behind)), other)
-            good &= wanted
-            colour[:, good] = sampled[:, good]
-            surface[good] = behind[good]
-            seen |= good
+            self._look_back(target, frame, other, hole[wanted], behind[wanted], colour, seen)
+        filled_now = seen[hole]
+        surface[hole[filled_now]] = behind[filled_now]
 
     def _gather_background(self) -> _Background:
         """The still scene from a few frames, each adding only what those before it did not show."""
@@ -162,13 +173,12 @@ class WarpRenderer:
         for key in order:
             moving = cv2.dilate(self.depth.moving_at(key, half).astype(np.uint8), np.ones((MOVING_MARGIN, MOVING_MARGIN), np.uint8))
             disparity = torch.from_numpy(self.depth.at(key, half)).to(self.device).reshape(-1)
-            pose, intrinsics = self.camera.world_from_camera[key].float().to(self.device), self.camera.intrinsics[key].float().to(self.device)
-            in_camera = xyz @ pose[:3, :3] - pose[:3, 3] @ pose[:3, :3]
-            landed = torch.where(in_camera[:, 2] > 1e-3, 1 / in_camera[:, 2].clamp(min=1e-3), torch.zeros(len(xyz), device=self.device))
-            known, coverage = splat_disparity((in_camera @ intrinsics.T)[:, :2] * landed[:, None] / 2, landed, half)
+            pixels, landed = _look(xyz, self.camera.world_from_camera[key], self.camera.intrinsics[key], self.device)
+            known, coverage = splat_disparity(pixels / 2, landed, half)
             known = _close_cracks(known, coverage).reshape(-1)
             new = torch.from_numpy(moving.reshape(-1) == 0).to(self.device)
             new &= (known <= 0) | (disparity > known * (1 + AGREEMENT)) | (disparity < known * (1 - AGREEMENT))
+            pose, intrinsics = self.camera.world_from_camera[key].float().to(self.device), self.camera.intrinsics[key].float().to(self.device)
             rays = torch.cat([centres, torch.ones_like(centres[:, :1])], dim=1)[new] @ torch.linalg.inv(intrinsics).T
             points = (rays / disparity[new][:, None]) @ pose[:3, :3].T + pose[:3, 3]
             xyz, frames = torch.cat([xyz, points]), torch.cat([frames, torch.full((len(points),), key, device=self.device)])
@@ -177,19 +187,21 @@ class WarpRenderer:
     def _disparity(self, frame: int) -> Float32[Tensor, "h w"]:
         return torch.from_numpy(self.depth.at(frame, self.clip.size)).to(self.device)
 
-    def _relation(self, source_frame: int, target: CameraPath, frame: int) -> tuple[Float32[Tensor, "3 3"], Float32[Tensor, "3"]]:
-        return _relate(
-            self.camera.world_from_camera[source_frame],
-            self.camera.intrinsics[source_frame],
-            target.world_from_camera[frame],
-            target.intrinsics[frame],
-            self.device,
-        )
-
 
 def render_path(renderer: WarpRenderer, target: CameraPath) -> "list[RenderedFrame]":
     """All frames of a target path; for long clips call :meth:`WarpRenderer.render` frame by frame instead."""
     return [renderer.render(target, frame) for frame in progress(range(len(target)), "warping", len(target))]
+
+
+def _look(
+    xyz: Float32[Tensor, "n 3"], world_from_camera: Tensor, intrinsics: Tensor, device: torch.device
+) -> tuple[Float32[Tensor, "n 2"], Float32[Tensor, "n"]]:
+    """Pixels and disparity (0 where behind the camera) of world points."""
+    pose = invert(world_from_camera).float().to(device)
+    in_camera = xyz @ pose[:3, :3].T + pose[:3, 3]
+    front = in_camera[:, 2] > 1e-3
+    landed = torch.where(front, 1 / in_camera[:, 2].clamp(min=1e-3), torch.zeros_like(in_camera[:, 2]))
+    return (in_camera @ intrinsics.float().to(device).T)[:, :2] * landed[:, None], landed
 
 
 def _relate(

@@ -17,15 +17,17 @@ def splat_disparity(
     Every point reaches its four nearest pixel centres with bilinear weights; points within 2 % of the nearest one are
     averaged (disparity is linear across an image of a plane). Coverage is the summed weight, 0 where nothing landed.
     """
-    index, weight, source = _corners(pixels, disparity > 0, size)
-    landed = disparity[source]
-    nearest = torch.zeros(size[0] * size[1], device=pixels.device)
-    nearest.scatter_reduce_(0, index, landed, reduce="amax")
-    front = landed >= nearest[index] * (1 - SAME_SURFACE)
-    index, weight, landed = index[front], weight[front], landed[front]
-    coverage = torch.zeros_like(nearest).index_add_(0, index, weight)
-    total = torch.zeros_like(nearest).index_add_(0, index, weight * landed)
-    return (total / coverage.clamp(min=1e-9)).reshape(size), coverage.reshape(size)
+    corners = _corners(pixels, disparity, size)
+    cells = _cells(size)
+    nearest = torch.zeros(cells, device=pixels.device)
+    for index, _ in corners:
+        nearest.scatter_reduce_(0, index, disparity, reduce="amax")
+    coverage, total = torch.zeros_like(nearest), torch.zeros_like(nearest)
+    for index, weight in corners:
+        front = weight * (disparity >= nearest[index] * (1 - SAME_SURFACE))
+        coverage.index_add_(0, index, front)
+        total.index_add_(0, index, front * disparity)
+    return _image(total / coverage.clamp(min=1e-9), size), _image(coverage, size)
 
 
 def splat_reference(
@@ -49,35 +51,42 @@ def splat_nearest(
     pixels: Float32[Tensor, "n 2"], disparity: Float32[Tensor, "n"], size: Size
 ) -> Int64[Tensor, "H W"]:
     """Index of the nearest of the points that reach each pixel, -1 where none does."""
-    index, _, source = _corners(pixels, disparity > 0, size)
-    nearest = torch.zeros(size[0] * size[1], device=pixels.device)
-    nearest.scatter_reduce_(0, index, disparity[source], reduce="amax")
-    front = disparity[source] >= nearest[index]
-    winner = torch.full((size[0] * size[1],), -1, dtype=torch.int64, device=pixels.device)
-    winner[index[front]] = source[front]
-    return winner.reshape(size)
+    corners = _corners(pixels, disparity, size)
+    nearest = torch.zeros(_cells(size), device=pixels.device)
+    for index, _ in corners:
+        nearest.scatter_reduce_(0, index, disparity, reduce="amax")
+    winner = torch.full((_cells(size),), -1, dtype=torch.int64, device=pixels.device)
+    order = torch.arange(len(pixels), device=pixels.device)
+    for index, _ in corners:
+        front = disparity >= nearest[index]
+        winner.scatter_reduce_(0, index, torch.where(front, order, -1), reduce="amax")
+    return _image(winner, size)
+
+
+def _cells(size: Size) -> int:
+    """Cells of an image with a border of one, which takes what lands outside."""
+    return (size[0] + 2) * (size[1] + 2)
+
+
+def _image(cells: Tensor, size: Size) -> Tensor:
+    return cells.reshape(size[0] + 2, size[1] + 2)[1:-1, 1:-1].contiguous()
 
 
 def _corners(
-    pixels: Float32[Tensor, "n 2"], keep: Tensor, size: Size
-) -> tuple[Int64[Tensor, "m"], Float32[Tensor, "m"], Int64[Tensor, "m"]]:
-    """Flat cell index, bilinear weight and point index of every (point, cell) pair inside the image."""
+    pixels: Float32[Tensor, "n 2"], disparity: Float32[Tensor, "n"], size: Size
+) -> list[tuple[Int64[Tensor, "n"], Float32[Tensor, "n"]]]:
+    """For each of a point's four nearest cells: flat index into the bordered image, and bilinear weight."""
     height, width = size
-    at = pixels - 0.5
-    keep = keep & (at[:, 0] > -1) & (at[:, 1] > -1) & (at[:, 0] < width) & (at[:, 1] < height)
-    source = keep.nonzero()[:, 0]
-    at = at[source]
-    base = at.floor()
-    fraction = at - base
-    indices, weights, sources = [], [], []
-    for down in (0, 1):
-        for right in (0, 1):
-            column, row = base[:, 0] + right, base[:, 1] + down
-            across = fraction[:, 0] if right else 1 - fraction[:, 0]
-            along = fraction[:, 1] if down else 1 - fraction[:, 1]
-            weight = across * along
-            inside = (column >= 0) & (column < width) & (row >= 0) & (row < height) & (weight > 1e-6)
-            indices.append((row * width + column)[inside].long())
-            weights.append(weight[inside])
-            sources.append(source[inside])
-    return torch.cat(indices), torch.cat(weights), torch.cat(sources)
+    column, row = pixels[:, 0] + 0.5, pixels[:, 1] + 0.5
+    outside = (column < 0) | (row < 0) | (column >= width + 1) | (row >= height + 1) | (disparity <= 0)
+    column, row = column.masked_fill(outside, 0.0), row.masked_fill(outside, 0.0)
+    left, top = column.floor(), row.floor()
+    right_share, bottom_share = column - left, row - top
+    first = (top * (width + 2) + left).long()
+    shares = (
+        ((1 - bottom_share) * (1 - right_share), 0),
+        ((1 - bottom_share) * right_share, 1),
+        (bottom_share * (1 - right_share), width + 2),
+        (bottom_share * right_share, width + 3),
+    )
+    return [(torch.where(weight > 1e-6, first + step, 0), weight) for weight, step in shares]
