@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from types import TracebackType
 from typing import TypeVar
 
 import av
@@ -145,40 +146,62 @@ def read_clip(
     return Clip(frames=pixels, fps=rate, audio=audio)
 
 
-def write_video(
-    path: Path,
-    images: Iterable[UInt8[np.ndarray, "H W 3"]],
-    fps: Fraction,
-    *,
-    audio: AudioSource | None = None,
-    crf: int = 16,
-) -> None:
-    """Write RGB images as H.264 (yuv420p, BT.709) in MP4 at exactly ``fps``, with sound copied where given.
+class VideoWriter:
+    """Writes RGB images as H.264 (yuv420p, BT.709) in MP4 at exactly ``fps``, with sound copied where given.
 
-    The file appears under its final name only when complete. Odd sizes gain one row or column (4:2:0 needs even ones).
+    A context manager: the file appears under its final name only when the block ends without error. Odd sizes gain one row
+    or column, since 4:2:0 needs even ones.
     """
-    with atomic_path(path) as partial, av.open(str(partial), "w", format="mp4", options={"movflags": "+faststart"}) as out:
-        stream = out.add_stream("libx264", rate=fps, options={"crf": str(crf), "preset": "veryfast"})
-        stream.pix_fmt = "yuv420p"
-        stream.time_base = 1 / fps
-        context = stream.codec_context
-        context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
-        context.color_primaries = context.color_trc = 1
-        copier = None if audio is None else _AudioCopier(out, audio)
-        for index, image in enumerate(images):
-            even = np.pad(image, ((0, image.shape[0] % 2), (0, image.shape[1] % 2), (0, 0)), mode="edge")
-            if index == 0:
-                stream.height, stream.width = even.shape[:2]
-            frame = av.VideoFrame.from_ndarray(even, format="rgb24").reformat(
-                format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
-            )
-            frame.pts, frame.time_base = index, 1 / fps
-            out.mux(stream.encode(frame))
-            if copier is not None:
-                copier.copy_until(float((index + 1) / fps))
-        out.mux(stream.encode(None))
-        if copier is not None:
-            copier.finish()
+
+    def __init__(self, path: Path, fps: Fraction, *, audio: AudioSource | None = None, crf: int = 16) -> None:
+        self.path, self.fps, self.audio, self.crf = path, fps, audio, crf
+        self.count = 0
+
+    def __enter__(self) -> "VideoWriter":
+        with ExitStack() as stack:
+            partial = stack.enter_context(atomic_path(self.path))
+            self.out = stack.enter_context(av.open(str(partial), "w", format="mp4", options={"movflags": "+faststart"}))
+            self.stream = self.out.add_stream("libx264", rate=self.fps, options={"crf": str(self.crf), "preset": "veryfast"})
+            self.stream.pix_fmt = "yuv420p"
+            self.stream.time_base = 1 / self.fps
+            context = self.stream.codec_context
+            context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
+            context.color_primaries = context.color_trc = 1
+            self.copier = None if self.audio is None else _AudioCopier(self.out, self.audio)
+            self.cleanup = stack.pop_all()
+        return self
+
+    def add(self, image: UInt8[np.ndarray, "H W 3"]) -> None:
+        """Append one frame; all frames have the size of the first."""
+        even = np.pad(image, ((0, image.shape[0] % 2), (0, image.shape[1] % 2), (0, 0)), mode="edge")
+        if self.count == 0:
+            self.stream.height, self.stream.width = even.shape[:2]
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24").reformat(
+            format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+        )
+        frame.pts, frame.time_base = self.count, 1 / self.fps
+        self.out.mux(self.stream.encode(frame))
+        self.count += 1
+        if self.copier is not None:
+            self.copier.copy_until(float(self.count / self.fps))
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        with self.cleanup as cleanup:
+            if error is not None:
+                cleanup.__exit__(kind, error, trace)
+                return
+            self.out.mux(self.stream.encode(None))
+            if self.copier is not None:
+                self.copier.finish()
+
+
+def write_video(
+    path: Path, images: Iterable[UInt8[np.ndarray, "H W 3"]], fps: Fraction, *, audio: AudioSource | None = None, crf: int = 16
+) -> None:
+    """Write all images with a :class:`VideoWriter`."""
+    with VideoWriter(path, fps, audio=audio, crf=crf) as writer:
+        for image in images:
+            writer.add(image)
 
 
 def clip_images(clip: Clip) -> Iterator[UInt8[np.ndarray, "H W 3"]]:

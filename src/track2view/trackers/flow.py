@@ -16,6 +16,8 @@ REFRESH_FRAMES = 6
 REFRESH_PIXELS = 3.0
 PATCH = (13, 13)
 PATCH_ERROR = 12.0
+CUT_TRUST = 0.25
+CUT_LIKENESS = 0.6
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,6 +149,19 @@ def _match(
     found = found[:, 0] + half
     near = np.linalg.norm(found - guess, axis=-1) < REFRESH_PIXELS
     return found, near & (status[:, 0] == 1) & (error[:, 0] < PATCH_ERROR)
+
+
+def shot_changes(flow: NeighbourFlow) -> list[int]:
+    """Frames that begin a new shot: hardly any flow can be trusted across the cut, unlike around it, and nothing looks alike."""
+    trusted = flow.forward[..., 2].mean((1, 2), dtype=np.float32)
+    cuts = []
+    for step in np.flatnonzero(trusted < CUT_TRUST):
+        around = np.concatenate([trusted[max(0, step - 3) : step], trusted[step + 1 : step + 4]])
+        small = [cv2.resize(flow.grey[index], (32, 24), interpolation=cv2.INTER_AREA).ravel() for index in (step, step + 1)]
+        alike = np.corrcoef(small[0], small[1])[0, 1] if min(np.ptp(each) for each in small) else 0.0
+        if (not len(around) or np.median(around) > 2 * CUT_TRUST) and alike < CUT_LIKENESS:
+            cuts.append(int(step) + 1)
+    return cuts
 
 
 def _halve(field: Float32[np.ndarray, "H W 2"]) -> Float32[np.ndarray, "h w 2"]:

@@ -12,7 +12,7 @@ from track2view.errors import UserError
 from track2view.geometry import inside, project, rigid, unproject
 from track2view.records import CameraPath, Clip, TrackSet, horizontal_fov, scale_of
 from track2view.trackers.bundle import BundleState, Observations, residuals, triangulate, world_directions
-from track2view.trackers.flow import NeighbourFlow, follow, neighbour_flow
+from track2view.trackers.flow import NeighbourFlow, follow, neighbour_flow, shot_changes
 from track2view.trackers.motion import CameraMotion, estimate, static_tracks
 from track2view.trackers.moving import ImageTracks, carry, disparity_from_ground, group
 from track2view.trackers.protocol import Queries, Tracking, TrackingReport
@@ -70,6 +70,12 @@ class SfmTracker:
         if max(float(clip.frames[index].float().std()) for index in (0, len(clip) // 2, -1)) < FLAT_IMAGE:
             raise UserError("the frames are blank (all one colour); there is nothing to track")
         flow = neighbour_flow(clip)
+        if cuts := shot_changes(flow):
+            seconds = float(cuts[0] / clip.fps)
+            raise UserError(
+                f"the shot changes at {seconds:.2f} s (frame {cuts[0]} of the window); one camera path cannot span it: "
+                f"use --end {seconds:.2f} or --start {seconds:.2f}, counted from the window's start"
+            )
         if camera is None:
             camera, estimated = _estimate_camera(clip, flow, self.fov)
         else:

@@ -1,0 +1,314 @@
+"""The main path, top to bottom: a clip, its tracks and depth, a target camera, the re-filmed clip, the run folder."""
+
+import json
+import platform
+import resource
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+import psutil
+import torch
+from jaxtyping import UInt8
+
+from track2view import cache
+from track2view.cameras import apply_move, parse_move, read_camera, read_keyframes
+from track2view.cameras.moves import Easing
+from track2view.errors import UserError
+from track2view.geometry import invert
+from track2view.overview import draw_overview
+from track2view.pairing import pair_by_projection
+from track2view.records import CameraPath, Clip, Size, TrackSet, atomic_path, scale_of
+from track2view.trackers import Queries, SfmTracker, Tracker, Tracking, TrackingReport
+from track2view.trackers.flow import neighbour_flow
+from track2view.video import VideoWriter, progress
+from track2view.warp import DenseDepth, RenderedFrame, WarpRenderer, densify
+
+RelativeTo = Literal["source", "first-frame", "world"]
+QUERY_ROWS = 24
+QUERY_INTERVAL = 20
+QUERY_BATCHES = 12
+MIN_SIDE = 32
+COMPARE_HEIGHT = 480
+NEVER_SEEN_COLOUR = (255, 64, 160)
+VERSIONED = ("track2view", "torch", "numpy", "opencv-contrib-python-headless", "av", "scipy")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shot:
+    """A clip and all that is known of it; any number of camera paths are rendered from one."""
+
+    clip: Clip
+    tracking: Tracking
+    depth: DenseDepth
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def unit_length(self) -> float:
+        """Length of one scene unit (the median depth at frame 0) in the source camera's unit."""
+        return 1.0 if self.tracking.camera.unit == "scene" else scale_of(self.tracking.tracks, self.tracking.camera)
+
+
+def prepare(
+    clip: Clip,
+    *,
+    tracker: Tracker | None = None,
+    source_camera: CameraPath | None = None,
+    tracks: TrackSet | None = None,
+    use_cache: bool = True,
+) -> Shot:
+    """Track a clip and find depth for its every pixel; paid once, and remembered by the clip's content.
+
+    Args:
+        clip: two frames or more, at least 32 pixels on the short side.
+        tracker: :class:`SfmTracker` by default.
+        source_camera: the clip's camera path where known; used as it is.
+        tracks: 3D tracks in the world of ``source_camera`` where known; no tracker runs then.
+        use_cache: look for, and keep, results in :func:`track2view.cache.cache_folder`.
+
+    Raises:
+        UserError: a clip that cannot be tracked, or too little memory.
+    """
+    tracker = tracker or SfmTracker()
+    if min(clip.size) < MIN_SIDE:
+        raise UserError(f"the clip is {clip.size[1]}×{clip.size[0]} pixels; at least {MIN_SIDE} on each side are needed to track")
+    if len(clip) < 2:
+        raise UserError("the clip has one frame; at least two are needed to tell how the camera moves: lengthen --frames or --end")
+    if tracks is not None and source_camera is None:
+        raise UserError("--tracks needs --source-camera: 3D tracks mean nothing without the camera they were seen by")
+    settings = {"tracker": tracker.name, "fov": getattr(tracker, "fov", None)}
+    key = cache.content_key(clip, settings, source_camera, tracks) if use_cache else ""
+    if use_cache and (known := cache.load(key)) is not None:
+        return Shot(clip=clip, tracking=known[0], depth=known[1])
+    check_memory(clip)
+    started = time.perf_counter()
+    if tracks is None:
+        tracking = tracker.track(clip, default_queries(clip), source_camera)
+    else:
+        assert source_camera is not None
+        tracking = _given(clip, tracks, source_camera)
+    tracked = time.perf_counter()
+    flow = tracking.flow or neighbour_flow(clip)
+    depth = densify(clip, flow, tracking.tracks, tracking.camera)
+    finished = time.perf_counter()
+    tracking = replace(tracking, flow=None)
+    if use_cache:
+        cache.store(key, tracking, depth)
+    return Shot(clip=clip, tracking=tracking, depth=depth, seconds={"tracking": tracked - started, "depth": finished - tracked})
+
+
+def default_queries(clip: Clip) -> Queries:
+    """A grid as fine as the paper's (24 rows), at as many frames as keep the scene covered."""
+    height, width = clip.size
+    interval = max(QUERY_INTERVAL, -(-len(clip) // (QUERY_BATCHES - 1)))
+    frames = sorted({*range(0, len(clip), interval), len(clip) - 1})
+    return Queries.grid(frames, QUERY_ROWS, max(4, round(QUERY_ROWS * width / height)))
+
+
+def target_camera(
+    shot: Shot,
+    camera: str | Path,
+    *,
+    amount: float | None = None,
+    easing: Easing = "smooth",
+    relative_to: RelativeTo | None = None,
+    resample: bool = False,
+) -> CameraPath:
+    """The path that a move's name, a keyframe file or a camera file asks for, in the source camera's world and unit.
+
+    Args:
+        camera: see :func:`track2view.cameras.parse_move`, :func:`read_keyframes` and :func:`read_camera`.
+        amount: of a move.
+        easing: of a move.
+        relative_to: a move is laid over the source's own path ("source", its default) or over its first camera
+            ("first-frame"); a file is carried so that its first camera stands where the source's does ("first-frame",
+            its default) or taken as it is ("world", for files in the world of the source camera).
+        resample: stretch a file of another length to the clip's.
+
+    Raises:
+        UserError: unknown move or format, a path of another length, or one that never sees the scene.
+    """
+    source = shot.tracking.camera
+    path = Path(str(camera).partition("#")[0])
+    if not path.exists():
+        if path.suffix in (".json", ".txt", ".npz"):
+            raise UserError(f"{path}: no such camera file")
+        if relative_to == "world":
+            raise UserError("--relative-to world is for camera files; a move is laid over source or first-frame")
+        target = apply_move(parse_move(str(camera), amount, easing, relative_to or "source"), source, shot.unit_length)
+    elif path.suffix == ".json" and '"track2view.keyframes/' in path.read_text(errors="replace"):
+        target = read_keyframes(path, source, shot.unit_length)
+    else:
+        target = _placed(read_camera(camera, shot.clip.size), shot, path, relative_to, resample=resample)
+    _check_view(shot, target, str(camera))
+    return target
+
+
+def refilm(shot: Shot, target: CameraPath, device: str = "cpu") -> Iterator[RenderedFrame]:
+    """The clip as seen from ``target``, frame by frame."""
+    renderer = WarpRenderer(shot.clip, shot.depth, shot.tracking.camera, device)
+    for frame in progress(range(len(shot.clip)), "re-filming", len(shot.clip)):
+        yield renderer.render(target, frame)
+
+
+def write_run(shot: Shot, target: CameraPath, out: Path, *, settings: dict[str, object] | None = None, device: str = "cpu") -> Path:
+    """Render a target path and write its run folder; every file appears under its name only when complete.
+
+    Returns:
+        The path of ``output.mp4``.
+    """
+    clip = shot.clip
+    make_folder(out)
+    check_disk(clip, out)
+    started = time.perf_counter()
+    kept: dict[int, UInt8[np.ndarray, "H W 3"]] = {}
+    shown = [0, (len(clip) - 1) // 2, len(clip) - 1]
+    coverage = np.zeros((len(clip), 2))
+    with VideoWriter(out / "output.mp4", clip.fps, audio=clip.audio) as output, VideoWriter(
+        out / "compare.mp4", clip.fps, audio=clip.audio, crf=20
+    ) as compare:
+        for frame, view in enumerate(refilm(shot, target, device)):
+            image = np.ascontiguousarray(view.colour.permute(1, 2, 0).numpy())
+            output.add(image)
+            compare.add(_side_by_side(clip.image(frame), image, view.seen.numpy()))
+            coverage[frame] = float(view.seen_now.float().mean()), float(view.seen.float().mean())
+            if frame in shown:
+                kept[frame] = image
+    rendered = time.perf_counter()
+    tracking = shot.tracking
+    tracking.tracks.save(out / "tracks.npz")
+    tracking.camera.save(out / "source_camera.json")
+    target.save(out / "target_camera.json")
+    draw_overview(out / "overview.png", clip, tracking.tracks, tracking.camera, target, [kept[each] for each in shown], coverage)
+    document = {
+        "track2view": version("track2view"),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in VERSIONED},
+        "settings": settings or {},
+        "clip": {"frames": len(clip), "size": list(clip.size), "fps": str(clip.fps), "audio": clip.audio is not None},
+        "tracking": asdict(tracking.report),
+        "seen_now": round(float(coverage[:, 0].mean()), 4),
+        "seen": round(float(coverage[:, 1].mean()), 4),
+        "seconds": {**shot.seconds, "rendering": rendered - started, "pictures": time.perf_counter() - rendered},
+        "tracks_reused": not shot.seconds,
+        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024),
+        "warnings": list(tracking.report.warnings),
+    }
+    with atomic_path(out / "run.json") as partial:
+        partial.write_text(json.dumps(document, indent=2))
+    return out / "output.mp4"
+
+
+def make_folder(out: Path) -> None:
+    """Make a run folder, and clear what a killed run left half-written in it."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for stale in out.glob(".*.partial*"):
+            stale.unlink()
+        with atomic_path(out / "run.json.writable") as partial:
+            partial.write_text("")
+        (out / "run.json.writable").unlink()
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written to ({error.strerror}); choose another folder with --out") from None
+
+
+def memory_needed(frames: int, size: Size) -> int:
+    """Bytes that tracking and rendering a clip take at their peak; measured, see docs/benchmarks.md."""
+    height, width = size
+    scale = min(1.0, 480 / min(size))
+    working = height * width * scale * scale
+    return int(600e6 + frames * (3 * height * width + 8 * working) + 170 * height * width)
+
+
+def check_memory(clip: Clip) -> None:
+    """Refuse early what would not fit.
+
+    Raises:
+        UserError: with what is needed, what there is, and what to do.
+    """
+    needed, free = memory_needed(len(clip), clip.size), psutil.virtual_memory().available
+    if needed > free:
+        raise UserError(
+            f"needs about {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free: use a smaller --size or fewer --frames"
+        )
+
+
+def check_disk(clip: Clip, out: Path) -> None:
+    """Refuse early what would not fit on the disk (about 2 bits per pixel of each video, and the tracks).
+
+    Raises:
+        UserError: with what is needed and what there is.
+    """
+    height, width = clip.size
+    needed, free = int(20e6 + 0.5 * len(clip) * height * width), shutil.disk_usage(out).free
+    if needed > free:
+        raise UserError(f"{out}: disk full: needs about {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free; free some or choose another --out")
+
+
+def _given(clip: Clip, tracks: TrackSet, camera: CameraPath) -> Tracking:
+    frames = tracks.xyz_world.shape[0]
+    if not frames == len(camera) == len(clip):
+        raise UserError(f"frames disagree: the clip has {len(clip)}, the tracks {frames}, the source camera {len(camera)}")
+    moving = tracks.moving.float().mean() if tracks.moving is not None and len(tracks.moving) else torch.zeros(())
+    report = TrackingReport(
+        tracker="given",
+        focal_estimated=False,
+        horizontal_fov=0.0,
+        parallax_degrees=0.0,
+        reprojection_pixels=0.0,
+        share_lost=1.0 - float(tracks.visible.float().mean()),
+        share_moving=float(moving),
+    )
+    return Tracking(tracks=tracks, camera=camera.resized(clip.size), report=report)
+
+
+def _placed(camera: CameraPath, shot: Shot, path: Path, relative_to: RelativeTo | None, *, resample: bool) -> CameraPath:
+    """A file's path in the source camera's world."""
+    source = shot.tracking.camera
+    if len(camera) != len(source):
+        if not resample and path.suffix in (".json", ".npz", ".txt") and len(camera) != len(source):
+            raise UserError(f"{path}: has {len(camera)} frames, the clip has {len(source)}; use --resample to stretch it, or --frames {len(camera)}")
+        camera = camera.resampled(len(source))
+    if relative_to == "source":
+        raise UserError("--relative-to source is for moves; a camera file is placed at first-frame or world")
+    if relative_to == "world":
+        return replace(camera.resized(shot.clip.size), unit=source.unit, fps=source.fps)
+    if camera.unit == "scene":
+        camera = camera.scaled(shot.unit_length, source.unit)
+    elif source.unit == "scene":
+        from track2view.cameras.moves import RECAM_METRES_TO_PIVOT
+
+        camera = camera.scaled(1 / RECAM_METRES_TO_PIVOT, "scene")
+    step = invert(camera.world_from_camera[:1]) @ camera.world_from_camera
+    zoom = camera.intrinsics[:, [0, 1], [0, 1]] / camera.intrinsics[:1, [0, 1], [0, 1]]
+    intrinsics = source.intrinsics[:1].repeat(len(source), 1, 1)
+    intrinsics[:, [0, 1], [0, 1]] *= zoom
+    return replace(source, world_from_camera=source.world_from_camera[:1] @ step, intrinsics=intrinsics)
+
+
+def _check_view(shot: Shot, target: CameraPath, name: str) -> None:
+    pairs = pair_by_projection(shot.tracking.tracks, shot.tracking.camera, target)
+    blind = ~(pairs.target.valid & shot.tracking.tracks.visible).any(1)
+    if float(blind.float().mean()) > 0.5:
+        first = int(blind.nonzero()[0, 0])
+        raise UserError(
+            f"{name}: from frame {first} on the new camera looks away from everything the clip shows; use a smaller --amount or another path"
+        )
+
+
+def _side_by_side(source: UInt8[np.ndarray, "H W 3"], result: UInt8[np.ndarray, "H W 3"], seen: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
+    """Source, result, and the result with what was never seen in pink."""
+    marked = result // 3
+    marked[~seen] = NEVER_SEEN_COLOUR
+    panels = [source, result, marked]
+    height, width = result.shape[:2]
+    if height > COMPARE_HEIGHT:
+        size = (2 * round(width * COMPARE_HEIGHT / height / 2), COMPARE_HEIGHT)
+        panels = [cv2.resize(panel, size, interpolation=cv2.INTER_AREA) for panel in panels]
+    return np.concatenate([cv2.resize(panel, panels[1].shape[1::-1]) for panel in panels], axis=1)
