@@ -30,7 +30,19 @@ _HOMES = {
     "Clip": "records",
     "read_clip": "video",
 }
-__all__ = ["__version__", *_HOMES]
+__all__ = [
+    "CameraPath",
+    "Clip",
+    "Shot",
+    "UserError",
+    "__version__",
+    "prepare",
+    "read_camera",
+    "read_clip",
+    "refilm",
+    "target_camera",
+    "write_run",
+]
 
 
 def __getattr__(name: str) -> object:

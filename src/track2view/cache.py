@@ -31,8 +31,10 @@ def content_key(clip: Clip, settings: dict[str, object], camera: CameraPath | No
     digest = hashlib.sha256(json.dumps([VERSION, settings, str(clip.fps), list(clip.size)], sort_keys=True, default=str).encode())
     for frame in clip.frames:
         digest.update(frame.numpy().tobytes())
-    for part in (camera and camera.world_from_camera, camera and camera.intrinsics, tracks and tracks.xyz_world, tracks and tracks.visible):
-        digest.update(b"-" if part is None else part.numpy().tobytes())
+    known = [] if camera is None else [camera.world_from_camera, camera.intrinsics]
+    known += [] if tracks is None else [tracks.xyz_world, tracks.visible]
+    for part in known:
+        digest.update(part.numpy().tobytes())
     return digest.hexdigest()[:24]
 
 
@@ -60,19 +62,15 @@ def store(key: str, tracking: Tracking, depth: DenseDepth) -> None:
     tracking.tracks.save(folder / "tracks.npz")
     tracking.camera.save(folder / "camera.json")
     with atomic_path(folder / "depth.npz") as partial:
-        np.savez_compressed(partial, **packed(depth))
+        scale = np.float32(max(float(depth.disparity.max()), 1e-9) / 1024)
+        np.savez_compressed(
+            partial,
+            disparity=(depth.disparity.numpy() / scale).astype(np.float16),
+            scale=scale,
+            moving=np.packbits(depth.moving.numpy(), axis=-1),
+        )
     with atomic_path(folder / LAST_WRITTEN) as partial:
         partial.write_text(json.dumps(asdict(tracking.report)))
-
-
-def packed(depth: DenseDepth) -> dict[str, np.ndarray]:
-    """Disparity in half precision of a known scale, and the moving mask in bits."""
-    scale = np.float32(max(float(depth.disparity.max()), 1e-9) / 1024)
-    return {
-        "disparity": (depth.disparity.numpy() / scale).astype(np.float16),
-        "scale": scale,
-        "moving": np.packbits(depth.moving.numpy(), axis=-1),
-    }
 
 
 def clear() -> None:

@@ -6,11 +6,14 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from track2view.errors import UserError
+
+if TYPE_CHECKING:
+    from track2view.pipeline import Shot
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -202,7 +205,7 @@ def _track(command: Track) -> None:
     print(f"{out / 'tracks.npz'}  ({shot.tracking.tracks.xyz_world.shape[1]} tracks, {len(shot.clip)} frames)")
 
 
-def _prepare(clip: Path, window: Window, source: Source) -> "pipeline.Shot":  # noqa: F821
+def _prepare(clip: Path, window: Window, source: Source) -> "Shot":
     from track2view import pipeline
     from track2view.cameras import read_camera
     from track2view.records import TrackSet

@@ -59,9 +59,7 @@ def nearest_rotation(matrix: Float64[Tensor, "*b 3 3"]) -> Float64[Tensor, "*b 3
     return left @ right
 
 
-def look_at(
-    eye: Float64[Tensor, "*b 3"], target: Float64[Tensor, "*b 3"], down: Float64[Tensor, "3"]
-) -> Float64[Tensor, "*b 4 4"]:
+def look_at(eye: Float64[Tensor, "*b 3"], target: Float64[Tensor, "*b 3"], down: Float64[Tensor, "3"]) -> Float64[Tensor, "*b 4 4"]:
     """``world_from_camera`` of cameras at ``eye`` that look at ``target`` with the image's down towards ``down``."""
     forward = torch.nn.functional.normalize(target - eye, dim=-1)
     right = torch.nn.functional.normalize(torch.linalg.cross(down.expand_as(forward), forward), dim=-1)
@@ -130,6 +128,6 @@ def smooth_poses(poses: Float64[Tensor, "T 4 4"], sigma_frames: float) -> Float6
     flat = poses[:, :3].reshape(len(poses), 12).numpy()
     before = 2 * flat[:1] - flat[1 : pad + 1][::-1]
     after = 2 * flat[-1:] - flat[-pad - 1 : -1][::-1]
-    smoothed = gaussian_filter1d(np.concatenate([before, flat, after]), sigma_frames, axis=0)[pad:-pad]
+    smoothed = gaussian_filter1d(np.concatenate([before, flat, after]), sigma_frames, axis=0, truncate=3.0)[pad:-pad]
     blocks = torch.from_numpy(np.ascontiguousarray(smoothed)).reshape(-1, 3, 4)
     return rigid(nearest_rotation(blocks[..., :3]), blocks[..., 3])

@@ -27,15 +27,17 @@ def draw_overview(
         coverage: [T, 2] shares of pixels shown by the source at this time, and at any time.
     """
     frames = [0, (len(clip) - 1) // 2, len(clip) - 1]
-    figure = Figure(figsize=(16, 8.6), layout="constrained", dpi=100)
-    grid = figure.add_gridspec(2, 5, width_ratios=[1, 1, 1, 0.05, 1.35])
+    height, width = clip.size
+    column = min(4.0, 3.0 * width / height)
+    figure = Figure(figsize=(3 * column + 5.6, max(6.4, 2 * column * height / width + 1.2)), layout="constrained", dpi=100)
+    grid = figure.add_gridspec(2, 5, width_ratios=[column, column, column, 0.2, 5.2])
     view = ViewTracks.of(tracks, source)
-    for column, frame in enumerate(frames):
-        axes = figure.add_subplot(grid[0, column])
+    for index, frame in enumerate(frames):
+        axes = figure.add_subplot(grid[0, index])
         _draw_tracks(axes, clip, tracks, view, frame)
         axes.set_title(f"source, {float(frame / clip.fps):.2f} s", fontsize=10)
-        below = figure.add_subplot(grid[1, column])
-        below.imshow(rendered[column])
+        below = figure.add_subplot(grid[1, index])
+        below.imshow(rendered[index])
         below.set_title(f"re-filmed, {float(frame / clip.fps):.2f} s", fontsize=10)
         below.set_axis_off()
     space = figure.add_subplot(grid[0, 4], projection="3d")

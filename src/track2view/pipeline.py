@@ -170,9 +170,10 @@ def write_run(shot: Shot, target: CameraPath, out: Path, *, settings: dict[str, 
     kept: dict[int, UInt8[np.ndarray, "H W 3"]] = {}
     shown = [0, (len(clip) - 1) // 2, len(clip) - 1]
     coverage = np.zeros((len(clip), 2))
-    with VideoWriter(out / "output.mp4", clip.fps, audio=clip.audio) as output, VideoWriter(
-        out / "compare.mp4", clip.fps, audio=clip.audio, crf=20
-    ) as compare:
+    with (
+        VideoWriter(out / "output.mp4", clip.fps, audio=clip.audio) as output,
+        VideoWriter(out / "compare.mp4", clip.fps, audio=clip.audio, crf=20) as compare,
+    ):
         for frame, view in enumerate(refilm(shot, target, device)):
             image = np.ascontiguousarray(view.colour.permute(1, 2, 0).numpy())
             output.add(image)
@@ -248,7 +249,9 @@ def check_disk(clip: Clip, out: Path) -> None:
     height, width = clip.size
     needed, free = int(20e6 + 0.5 * len(clip) * height * width), shutil.disk_usage(out).free
     if needed > free:
-        raise UserError(f"{out}: disk full: needs about {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free; free some or choose another --out")
+        raise UserError(
+            f"{out}: disk full: needs about {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free; free some or choose another --out"
+        )
 
 
 def _given(clip: Clip, tracks: TrackSet, camera: CameraPath) -> Tracking:
@@ -273,7 +276,9 @@ def _placed(camera: CameraPath, shot: Shot, path: Path, relative_to: RelativeTo 
     source = shot.tracking.camera
     if len(camera) != len(source):
         if not resample and path.suffix in (".json", ".npz", ".txt") and len(camera) != len(source):
-            raise UserError(f"{path}: has {len(camera)} frames, the clip has {len(source)}; use --resample to stretch it, or --frames {len(camera)}")
+            raise UserError(
+                f"{path}: has {len(camera)} frames, the clip has {len(source)}; use --resample to stretch it, or --frames {len(camera)}"
+            )
         camera = camera.resampled(len(source))
     if relative_to == "source":
         raise UserError("--relative-to source is for moves; a camera file is placed at first-frame or world")
@@ -298,7 +303,7 @@ def _check_view(shot: Shot, target: CameraPath, name: str) -> None:
     if float(blind.float().mean()) > 0.5:
         first = int(blind.nonzero()[0, 0])
         raise UserError(
-            f"{name}: from frame {first} on the new camera looks away from everything the clip shows; use a smaller --amount or another path"
+            f"{name}: from frame {first} on the new camera looks away from all that the clip shows; use a smaller --amount or another path"
         )
 
 

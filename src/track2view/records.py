@@ -268,8 +268,7 @@ class ViewTracks:
     def __post_init__(self) -> None:
         if self.uv.shape != (*self.depth.shape, 2) or self.valid.shape != self.depth.shape:
             raise UserError(
-                f"ViewTracks: shapes disagree: uv {list(self.uv.shape)}, depth {list(self.depth.shape)}, "
-                f"valid {list(self.valid.shape)}"
+                f"ViewTracks: shapes disagree: uv {list(self.uv.shape)}, depth {list(self.depth.shape)}, valid {list(self.valid.shape)}"
             )
         uv, depth = self.uv[self.valid], self.depth[self.valid]
         if not bool(((uv >= 0) & (uv <= 1)).all()) or not bool((depth > 0).all()):

@@ -75,9 +75,7 @@ def probe(path: Path) -> VideoInfo:
         if first is None:
             raise UserError(f"{path}: no frame can be decoded; the file is damaged, copy or download it again")
         if len(times) < announced:
-            raise UserError(
-                f"{path}: truncated: it announces {announced} frames and holds {len(times)}; copy or download it again"
-            )
+            raise UserError(f"{path}: truncated: it announces {announced} frames and holds {len(times)}; copy or download it again")
         fps, source_frame = _constant_rate(times, stream.average_rate or stream.guessed_rate)
         return VideoInfo(
             path=path,
@@ -136,9 +134,7 @@ def read_clip(
         if filled == len(wanted):
             break
     if filled < len(wanted):
-        raise UserError(
-            f"{path}: damaged after {float((first + filled) / rate):.2f} s; copy it again, or stop earlier with --end"
-        )
+        raise UserError(f"{path}: damaged after {float((first + filled) / rate):.2f} s; copy it again, or stop earlier with --end")
     audio = None
     if info.has_audio:
         begin = info.start + float(first / rate)

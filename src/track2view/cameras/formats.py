@@ -75,7 +75,9 @@ def write_camera(camera: CameraPath, path: Path) -> None:
     elif path.suffix == "":
         _write_colmap(camera, path)
     else:
-        raise UserError(f"{path}: no camera format is written as {path.suffix}; use .json, transforms.json, .txt, or a folder name for COLMAP")
+        raise UserError(
+            f"{path}: no camera format is written as {path.suffix}; use .json, transforms.json, .txt, or a folder name for COLMAP"
+        )
 
 
 def convert_realcam_pickle(source: Path, folder: Path) -> list[Path]:

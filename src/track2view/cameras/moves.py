@@ -69,7 +69,9 @@ class _Kind:
 
 def _turn(axis: str, sign: float) -> Callable[[Progress, float], tuple[Poses, Progress]]:
     def path(progress: Progress, amount: float) -> tuple[Poses, Progress]:
-        return rigid(rotation_about(axis, sign * amount * progress), torch.zeros(len(progress), 3, dtype=torch.float64)), torch.ones_like(progress)
+        return rigid(rotation_about(axis, sign * amount * progress), torch.zeros(len(progress), 3, dtype=torch.float64)), torch.ones_like(
+            progress
+        )
 
     return path
 
@@ -166,7 +168,12 @@ MOVES: dict[str, _Kind] = {
     "zoom-out": _Kind(help="shorten the focal length", unit="times", default=1.5, path=_zoom(False)),
     "dolly-zoom-in": _Kind(help="travel forwards while zooming out", unit="scene units", default=0.3, path=_dolly_zoom(1)),
     "dolly-zoom-out": _Kind(help="travel backwards while zooming in", unit="scene units", default=0.3, path=_dolly_zoom(-1)),
-    "spiral-right": _Kind(help="one turn of a circle, clockwise from the top, looking at the scene's middle", unit="scene units", default=0.12, path=_look_from(_spiral(1))),
+    "spiral-right": _Kind(
+        help="one turn of a circle, clockwise from the top, looking at the scene's middle",
+        unit="scene units",
+        default=0.12,
+        path=_look_from(_spiral(1)),
+    ),
     "spiral-left": _Kind(help="the same, counter-clockwise", unit="scene units", default=0.12, path=_look_from(_spiral(-1))),
 }
 MOVES |= {f"arc-{way}": replace(MOVES[f"orbit-{way}"], help=f"the same as orbit-{way}") for way in ("right", "left", "up", "down")}
@@ -263,7 +270,7 @@ def read_keyframes(path: Path, source: CameraPath, unit_length: float = 1.0) -> 
         relative_to = document.get("relative_to", "source")
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise UserError(f"{path}: not a keyframe file ({type(error).__name__}: {error}); docs/cameras.md shows one") from None
-    if not len(keys) or not bool(torch.isfinite(position).all() & torch.isfinite(turns).all()) or bool((times.diff() <= 0).any()):
+    if not keys or not bool(torch.isfinite(position).all() & torch.isfinite(turns).all()) or bool((times.diff() <= 0).any()):
         raise UserError(f"{path}: keyframes need at least one entry, finite numbers, and increasing times")
     if float(times[0]) < 0 or float(times[-1]) > 1:
         raise UserError(f"{path}: keyframe times run from 0 (first frame) to 1 (last), got {times.tolist()}")

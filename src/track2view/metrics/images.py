@@ -12,7 +12,9 @@ def psnr(image: UInt8[Tensor, "*t 3 H W"], reference: UInt8[Tensor, "*t 3 H W"],
     """Peak signal-to-noise ratio in dB over the pixels of ``mask``; infinite for equal images, NaN for an empty mask."""
     squared = (image.float() - reference.float()).square().mean(-3) / 255.0**2
     error = float((squared if mask is None else squared[mask]).mean())
-    return math.inf if error == 0 else -10 * math.log10(error) if error == error else math.nan
+    if error == 0:
+        return math.inf
+    return math.nan if math.isnan(error) else -10 * math.log10(error)
 
 
 def ssim(image: UInt8[Tensor, "3 H W"], reference: UInt8[Tensor, "3 H W"], mask: Bool[Tensor, "H W"] | None = None) -> float:

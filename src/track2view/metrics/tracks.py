@@ -38,8 +38,7 @@ def track_scores(
         raise UserError(f"tracks differ in shape: {list(estimate.xyz_world.shape)} and {list(truth.xyz_world.shape)}")
     own = transform(camera.camera_from_world.float(), estimate.xyz_world)
     true = transform(true_camera.camera_from_world.float(), truth.xyz_world)
-    frames, count = truth.visible.shape
-    scored = torch.arange(frames)[:, None] != truth.query_frame[None]
+    scored = torch.arange(len(truth.visible))[:, None] != truth.query_frame[None]
     if chosen is not None:
         scored = scored & chosen[None]
     visible, claimed = truth.visible & scored, estimate.visible & scored

@@ -55,7 +55,13 @@ def make_world(seed: int, *, frames: int, dynamic: bool, solids: int = 7) -> Wor
         poses = _poses(random, motion, frames, x, z, float(half[1]))
         texture = _texture(random, noise, COLOURS[colour], float(random.uniform(3.0, 5.0)))
         standing.append(
-            Solid(name=f"{colour} {SHAPE_NAMES[shape]}", shape=shape, half_extent=torch.from_numpy(half), world_from_solid=poses, texture=texture)
+            Solid(
+                name=f"{colour} {SHAPE_NAMES[shape]}",
+                shape=shape,
+                half_extent=torch.from_numpy(half),
+                world_from_solid=poses,
+                texture=texture,
+            )
         )
         phrases.append(f"a {colour} {SHAPE_NAMES[shape]}" + ("" if motion == "still" else f" {motion}"))
     light = torch.nn.functional.normalize(torch.tensor([random.uniform(-0.7, 0.7), -1.0, random.uniform(-0.9, -0.3)]), dim=0)

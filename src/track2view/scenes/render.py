@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from track2view.geometry import inside, invert, pixel_centres, project, transform
-from track2view.records import CameraPath, Clip, Size, TrackSet
+from track2view.records import CameraPath, Clip, TrackSet
 from track2view.scenes.world import World
 from track2view.video import progress
 
@@ -54,9 +54,7 @@ def render_clip(
     return clip, torch.stack([view.depth for view in views]), torch.stack([view.solid for view in views])
 
 
-def track_points(
-    world: World, camera: CameraPath, query_frame: Int[Tensor, "N"], query_pixels: Float64[Tensor, "N 2"]
-) -> TrackSet:
+def track_points(world: World, camera: CameraPath, query_frame: Int[Tensor, "N"], query_pixels: Float64[Tensor, "N 2"]) -> TrackSet:
     """Exact tracks of the surface points seen at ``query_pixels`` of ``query_frame``."""
     frames, count = len(camera), len(query_frame)
     xyz = torch.empty(frames, count, 3, dtype=torch.float64)
@@ -107,7 +105,7 @@ def _cast(
 ) -> tuple[Float32[Tensor, "*n"], Int64[Tensor, "*n"]]:
     _, depth = world.solids[0].span(frame, origin, directions)
     hit = torch.zeros(depth.shape, dtype=torch.int64)
-    for index, solid in enumerate(world.solids[1:], start=1):
+    for index in range(1, len(world.solids)):
         _nearer(world, frame, index, origin, directions, depth, hit)
     return depth, hit
 

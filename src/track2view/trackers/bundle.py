@@ -15,6 +15,8 @@ from scipy.spatial.transform import Rotation
 
 PRIOR_WEIGHT = 0.05**2
 MAX_DEPTH_STEP = 1.0
+MAX_DAMPING = 1e6
+ANNEALING = (32.0, 16.0, 8.0, 4.0, 2.0, 1.0, 1.0)
 BLOCK = 6
 
 
@@ -36,9 +38,7 @@ class Observations:
     anchor_pixels: Float64[np.ndarray, "N 2"]
 
     @staticmethod
-    def of(
-        points: Float64[np.ndarray, "T N 2"], visible: Bool[np.ndarray, "T N"], anchor: Int64[np.ndarray, "N"]
-    ) -> "Observations":
+    def of(points: Float64[np.ndarray, "T N 2"], visible: Bool[np.ndarray, "T N"], anchor: Int64[np.ndarray, "N"]) -> "Observations":
         """Flatten dense arrays of positions relative to the principal point."""
         seen = visible.copy()
         seen[anchor, np.arange(len(anchor))] = False
@@ -85,9 +85,7 @@ def residuals(state: BundleState, seen: Observations) -> tuple[Float64[np.ndarra
     return state.focal * in_camera[:, :2] / depth[:, None] - seen.pixels, in_camera[:, 2] > 1e-3
 
 
-def solve(
-    state: BundleState, seen: Observations, *, free: range, free_focal: bool, scale: float, iterations: int
-) -> BundleState:
+def solve(state: BundleState, seen: Observations, *, free: range, free_focal: bool, scale: float, iterations: int) -> BundleState:
     """Levenberg-Marquardt under a Geman-McClure loss of ``scale`` pixels; poses outside ``free`` are held."""
     damping = 1e-3
     cost = _cost(state, seen, scale)
@@ -96,8 +94,8 @@ def solve(
         moving = np.concatenate([np.arange(free.start * BLOCK, free.stop * BLOCK), [len(state.centre) * BLOCK] * free_focal]).astype(int)
         coupling, gradient = coupling[:, moving], gradient[moving]
         hessian = hessian[np.ix_(moving, moving)]
-        improved = False
-        while damping < 1e6 and not improved:
+        candidate, new_cost = state, cost
+        while damping < MAX_DAMPING and not new_cost < cost:
             depth_damped = depth_hessian * (1 + damping)
             reduced = hessian - coupling.T @ (coupling / depth_damped[:, None])
             reduced[np.diag_indices_from(reduced)] += damping * np.diag(hessian) + 1e-9
@@ -105,9 +103,8 @@ def solve(
             depth_step = (-depth_gradient - coupling @ step) / depth_damped
             candidate = _moved(state, free, free_focal, step, depth_step)
             new_cost = _cost(candidate, seen, scale)
-            improved = new_cost < cost
-            damping = max(damping / 5, 1e-9) if improved else damping * 6
-        if not improved:
+            damping = max(damping / 5, 1e-9) if new_cost < cost else damping * 6
+        if not new_cost < cost:
             break
         gain, state, cost = (cost - new_cost) / max(cost, 1e-12), candidate, new_cost
         if gain < 1e-5:
@@ -137,11 +134,25 @@ def resect(
     focal: float,
     scale: float,
 ) -> tuple[Float64[np.ndarray, "3 3"], Float64[np.ndarray, "3"]]:
-    """Pose of one camera from homogeneous world points ``(directions, inverse_depth)``: robust Levenberg-Marquardt.
+    """Pose of one camera from homogeneous world points ``(directions, inverse_depth)``: robust Levenberg-Marquardt, the loss ever tighter.
 
     A point is at ``directions / inverse_depth``; the camera sees it along ``R (directions − inverse_depth · centre)``.
     """
 
+    for looser in ANNEALING[:-1]:
+        rotation, centre = _resect_at(rotation, centre, directions, inverse_depth, pixels, focal, looser * scale)
+    return rotation, centre
+
+
+def _resect_at(
+    rotation: Float64[np.ndarray, "3 3"],
+    centre: Float64[np.ndarray, "3"],
+    directions: Float64[np.ndarray, "n 3"],
+    inverse_depth: Float64[np.ndarray, "n"],
+    pixels: Float64[np.ndarray, "n 2"],
+    focal: float,
+    scale: float,
+) -> tuple[Float64[np.ndarray, "3 3"], Float64[np.ndarray, "3"]]:
     def look(rotation: np.ndarray, centre: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
         in_camera = (directions - inverse_depth[:, None] * centre) @ rotation.T
         error = focal * in_camera[:, :2] / np.maximum(in_camera[:, 2:], 1e-6) - pixels
@@ -150,7 +161,7 @@ def resect(
 
     in_camera, error, cost = look(rotation, centre)
     damping = 1e-4
-    for _ in range(30):
+    for _ in range(8):
         weight = (in_camera[:, 2] > 1e-3) * _weight(error, scale)
         slope = _projection_slope(in_camera, focal)
         jacobian = np.concatenate([-slope @ _cross(in_camera), -(slope @ rotation) * inverse_depth[:, None, None]], axis=2)
@@ -191,11 +202,11 @@ def triangulate(
     slope = by_depth[:, :2] - bearing * by_depth[:, 2:]
     inverse_depth, count = start, len(start)
     information = np.zeros(count)
-    for _ in range(6):
+    for looser in ANNEALING:
         current = inverse_depth[seen.track][:, None]
         depth = np.maximum(straight[:, 2:] + current * by_depth[:, 2:], 1e-3)
         error = state.focal * (constant + current * slope) / depth
-        weight = (state.focal / depth[:, 0]) ** 2 * _weight(error, scale)
+        weight = (state.focal / depth[:, 0]) ** 2 * _weight(error, looser * scale)
         information = np.bincount(seen.track, weight * (slope**2).sum(-1), count)
         pull = np.bincount(seen.track, weight * (slope * constant).sum(-1), count)
         inverse_depth = np.maximum((prior * start - pull) / (prior + information), 1e-3)
@@ -272,9 +283,7 @@ def _normal_equations(
     for begin, stop in zip(starts, np.append(starts[1:], len(anchor)), strict=True):
         rows = stacked[begin:stop].reshape(-1, 2 * BLOCK + 2)
         product = rows.T @ rows
-        where = np.concatenate(
-            [np.arange(BLOCK) + seen.frame[begin] * BLOCK, np.arange(BLOCK) + anchor[begin] * BLOCK, [size - 1]]
-        )
+        where = np.concatenate([np.arange(BLOCK) + seen.frame[begin] * BLOCK, np.arange(BLOCK) + anchor[begin] * BLOCK, [size - 1]])
         hessian[where[:, None], where] += product[:-1, :-1]
         gradient[where] += product[:-1, -1]
     coupling = np.zeros((tracks, size))
@@ -330,6 +339,6 @@ def _moved(
 
 def _solve_spd(matrix: Float64[np.ndarray, "n n"], vector: Float64[np.ndarray, "n"]) -> Float64[np.ndarray, "n"]:
     try:
-        return cho_solve(cho_factor(matrix, check_finite=False), vector, check_finite=False)
+        return np.asarray(cho_solve(cho_factor(matrix, check_finite=False), vector, check_finite=False))
     except np.linalg.LinAlgError:
         return np.linalg.lstsq(matrix, vector, rcond=1e-12)[0]

@@ -57,7 +57,7 @@ def sample(field: np.ndarray, points: Float32[np.ndarray, "*n 2"]) -> np.ndarray
     padded[: len(flat)] = flat
     grid = padded.reshape(rows, max(width, 1), 2)
     source = field.astype(np.float32) if field.dtype == np.float16 else field
-    out = cv2.remap(source, grid, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    out = cv2.remap(source, grid[..., 0], grid[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return out.reshape(rows * max(width, 1), *field.shape[2:])[: len(flat)].reshape(*points.shape[:-1], *field.shape[2:])
 
 
@@ -75,8 +75,8 @@ def neighbour_flow(clip: Clip) -> NeighbourFlow:
     grey = np.stack([_grey_frame(clip, index) for index in range(len(clip))])
     solver = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     for step in progress(range(len(clip) - 1), "dense flow", len(clip) - 1):
-        there = _halve(solver.calc(grey[step], grey[step + 1], None))
-        back = _halve(solver.calc(grey[step + 1], grey[step], None))
+        there = _halve(solver.calc(grey[step], grey[step + 1], None))  # pyrefly: ignore
+        back = _halve(solver.calc(grey[step + 1], grey[step], None))  # pyrefly: ignore
         forward[step], backward[step] = _with_trust(there, back), _with_trust(back, there)
     return NeighbourFlow(size=size, grey=grey, forward=forward, backward=backward)
 
@@ -109,9 +109,7 @@ def follow(
     return points, visible
 
 
-def _refresh(
-    flow: NeighbourFlow, frames: range, points: np.ndarray, visible: np.ndarray, query: int, sure: int, here: int
-) -> None:
+def _refresh(flow: NeighbourFlow, frames: range, points: np.ndarray, visible: np.ndarray, query: int, sure: int, here: int) -> None:
     alive = np.flatnonzero(visible[here])
     if not len(alive):
         return
@@ -134,7 +132,10 @@ def _refresh(
 def _match(
     template: UInt8[np.ndarray, "H W"], image: UInt8[np.ndarray, "H W"], at: np.ndarray, guess: np.ndarray
 ) -> tuple[Float32[np.ndarray, "n 2"], Bool[np.ndarray, "n"]]:
-    """Lucas-Kanade from a good guess, and whether it moved little and the patches look alike."""
+    """Lucas-Kanade from a good guess, and whether it moved little and the patches look alike.
+
+    Where a patch has too little texture to be matched, the guess stands if the patches look alike there.
+    """
     half = np.float32(0.5)
     found, status, error = cv2.calcOpticalFlowPyrLK(
         template,
@@ -147,8 +148,14 @@ def _match(
         flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
     )
     found = found[:, 0] + half
-    near = np.linalg.norm(found - guess, axis=-1) < REFRESH_PIXELS
-    return found, near & (status[:, 0] == 1) & (error[:, 0] < PATCH_ERROR)
+    good = (status[:, 0] == 1) & (np.linalg.norm(found - guess, axis=-1) < REFRESH_PIXELS) & (error[:, 0] < PATCH_ERROR)
+    plain = np.flatnonzero(status[:, 0] == 0)
+    if len(plain):
+        found[plain] = guess[plain]
+        offsets = np.stack(np.meshgrid([-4, 0, 4], [-4, 0, 4]), axis=-1).reshape(1, -1, 2).astype(np.float32)
+        before, after = sample(template, at[plain, None] + offsets), sample(image, guess[plain, None] + offsets)
+        good[plain] = np.abs(before.astype(np.float32) - after).mean(axis=1) < PATCH_ERROR
+    return found, good
 
 
 def shot_changes(flow: NeighbourFlow) -> list[int]:

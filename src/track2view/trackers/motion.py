@@ -10,13 +10,24 @@ from jaxtyping import Bool, Float32, Float64, Int64
 from scipy.spatial.transform import Rotation
 
 from track2view.geometry import interpolate_poses
-from track2view.trackers.bundle import BundleState, Observations, focal_deviation, resect, residuals, robust_cost, solve, triangulate, world_directions
+from track2view.trackers.bundle import (
+    BundleState,
+    Observations,
+    focal_deviation,
+    resect,
+    residuals,
+    robust_cost,
+    solve,
+    triangulate,
+    world_directions,
+)
 from track2view.trackers.flow import NeighbourFlow, follow
 
 GROWTH = 12
 MAX_KEYFRAMES = 120
 FOCAL_FROM_FRAMES = 36
 FOCAL_DEVIATION = 0.002
+FOCAL_VIEW_DEGREES = 1.0
 STATIC_PERCENTILE = 90
 STATIC_PIXELS = 3.0
 MIN_TRACKS = 24
@@ -103,8 +114,8 @@ def estimate(flow: NeighbourFlow, focal: float, *, focal_known: bool) -> CameraM
     if static.sum() >= MIN_TRACKS:
         seen = seen.where(static[seen.track])
     free = range(1, len(keyframes))
-    long_enough = count >= FOCAL_FROM_FRAMES and not focal_known
-    estimated = long_enough and focal_deviation(state, seen, free, 1.0) < FOCAL_DEVIATION
+    telling = count >= FOCAL_FROM_FRAMES and not focal_known and _turns_or_travels(state, seen)
+    estimated = telling and focal_deviation(state, seen, free, 1.0) < FOCAL_DEVIATION
     if not estimated:
         state = replace(state, focal=focal)
     state = solve(state, seen, free=free, free_focal=estimated, scale=1.0, iterations=30)
@@ -137,9 +148,9 @@ def _grow(state: BundleState, seen: Observations, keyframes: Int64[np.ndarray, "
         state = replace(state, inverse_depth=np.where(known, state.inverse_depth, triangulated))
         free = range(1, until)
         state = solve(state, window, free=free, free_focal=False, scale=GROWTH_SCALE, iterations=8)
-        if free_focal_from is not None and until * (keyframes[1] - keyframes[0]) >= free_focal_from:
-            if focal_deviation(state, window, free, GROWTH_SCALE) < FOCAL_DEVIATION:
-                state = solve(state, window, free=free, free_focal=True, scale=GROWTH_SCALE, iterations=12)
+        due = free_focal_from is not None and until * (keyframes[1] - keyframes[0]) >= free_focal_from
+        if due and _turns_or_travels(state, window) and focal_deviation(state, window, free, GROWTH_SCALE) < FOCAL_DEVIATION:
+            state = solve(state, window, free=free, free_focal=True, scale=GROWTH_SCALE, iterations=12)
         known = np.isin(np.arange(len(seen.anchor)), window.track)
         solved = until
     return state
@@ -215,6 +226,14 @@ def _homogeneous(state: BundleState, seen: Observations) -> tuple[Float64[np.nda
     return directions, state.inverse_depth
 
 
+def _turns_or_travels(state: BundleState, seen: Observations) -> bool:
+    """Whether the views differ enough to tell a focal length: deviations from residuals alone miss what drifts together."""
+    turned = Rotation.from_matrix(state.rotation[seen.frame] @ state.rotation[seen.anchor[seen.track]].transpose(0, 2, 1))
+    baseline = state.centre[seen.frame] - state.centre[seen.anchor[seen.track]]
+    parallax = np.linalg.norm(baseline, axis=-1) * state.inverse_depth[seen.track]
+    return bool(max(np.percentile(turned.magnitude(), 95), np.percentile(parallax, 95)) > np.radians(FOCAL_VIEW_DEGREES))
+
+
 def static_tracks(state: BundleState, seen: Observations) -> Bool[np.ndarray, "N"]:
     """Tracks whose 90th-percentile error is small."""
     error, in_front = residuals(state, seen)
@@ -254,9 +273,7 @@ def _all_frames(
     return rotation, centre
 
 
-def _corners(
-    grey: np.ndarray, rows: int, columns: int, taken: Bool[np.ndarray, "r c"]
-) -> Float32[np.ndarray, "n 2"]:
+def _corners(grey: np.ndarray, rows: int, columns: int, taken: Bool[np.ndarray, "r c"]) -> Float32[np.ndarray, "n 2"]:
     """The point of largest minimal gradient eigenvalue in each cell that is not taken; flat cells give none."""
     height, width = grey.shape
     strength = cv2.cornerMinEigenVal(cv2.GaussianBlur(grey, (0, 0), 1.0), 5).astype(np.float32)

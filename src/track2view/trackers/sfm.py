@@ -6,10 +6,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from jaxtyping import Bool, Float64, Int64
-from torch import Tensor
 
 from track2view.errors import UserError
-from track2view.geometry import inside, project, rigid, unproject
+from track2view.geometry import project, rigid, unproject
 from track2view.records import CameraPath, Clip, TrackSet, horizontal_fov, scale_of
 from track2view.trackers.bundle import BundleState, Observations, residuals, triangulate, world_directions
 from track2view.trackers.flow import NeighbourFlow, follow, neighbour_flow, shot_changes
@@ -201,7 +200,10 @@ def _positions(wanted: _Lifted, support: _Lifted, camera: CameraPath) -> Float64
     unit = working_focal / focal * longer
     still = np.flatnonzero(~support.moving & (support.depth_deviation <= 1.0))
     still_disparity = np.stack(
-        [1 / np.maximum(project(torch.from_numpy(support.xyz[still]), pose, k)[1].numpy(), 1e-3) for pose, k in zip(camera.camera_from_world, camera.intrinsics, strict=True)]
+        [
+            1 / np.maximum(project(torch.from_numpy(support.xyz[still]), pose, k)[1].numpy(), 1e-3)
+            for pose, k in zip(camera.camera_from_world, camera.intrinsics, strict=True)
+        ]
     )
     moving = ImageTracks(
         points=np.concatenate([wanted.points[:, mine], support.points[:, other]], axis=1) / unit,
@@ -227,9 +229,7 @@ def _confidence(lifted: _Lifted) -> Float64[np.ndarray, "T N"]:
     return np.where(lifted.visible, 1.0, 0.5) * per_track
 
 
-def _report(
-    name: str, wanted: _Lifted, support: _Lifted, camera: CameraPath, *, estimated: bool, known_fov: bool
-) -> TrackingReport:
+def _report(name: str, wanted: _Lifted, support: _Lifted, camera: CameraPath, *, estimated: bool, known_fov: bool) -> TrackingReport:
     still = ~support.moving & (support.visible.sum(0) > 2)
     parallax = _typical_parallax(support)
     fov = horizontal_fov(camera.intrinsics[0], camera.size)

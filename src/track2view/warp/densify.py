@@ -131,9 +131,7 @@ class _Anchors:
         self.reach = 0.05 * max(size)
         self.typical = float(np.median(self.disparity[self.usable])) if self.usable.any() else 1.0
 
-    def moving_disparity(
-        self, frame: int, points: Float32[np.ndarray, "n 2"]
-    ) -> tuple[Float32[np.ndarray, "n"], Bool[np.ndarray, "n"]]:
+    def moving_disparity(self, frame: int, points: Float32[np.ndarray, "n 2"]) -> tuple[Float32[np.ndarray, "n"], Bool[np.ndarray, "n"]]:
         """Disparity of the moving tracks nearest to points, and whether one is near."""
         mine = np.flatnonzero(self.usable[frame] & self.moving)
         if not len(mine) or not len(points):

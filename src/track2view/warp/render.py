@@ -12,7 +12,7 @@ from torch.nn.functional import avg_pool2d, grid_sample, interpolate, max_pool2d
 
 from track2view.errors import UserError
 from track2view.geometry import invert, pixel_centres
-from track2view.records import CameraPath, Clip, Size
+from track2view.records import CameraPath, Clip
 from track2view.video import progress
 from track2view.warp.densify import DenseDepth
 from track2view.warp.splat import splat_disparity, splat_nearest
@@ -98,7 +98,9 @@ class WarpRenderer:
         scale = target.size[0] / height * zoom / approach
         fine = min(MAX_SUPERSAMPLING, max(1, math.ceil(scale - 0.35)))
         if fine > 1:
-            disparity = torch.from_numpy(cv2.resize(disparity.cpu().numpy(), (width * fine, height * fine), interpolation=cv2.INTER_NEAREST)).to(self.device)
+            disparity = torch.from_numpy(
+                cv2.resize(disparity.cpu().numpy(), (width * fine, height * fine), interpolation=cv2.INTER_NEAREST)
+            ).to(self.device)
         centres = (pixel_centres(height * fine, width * fine) / fine).to(self.device).reshape(-1, 2)
         pixels, landed = _carry(centres, disparity.reshape(-1), matrix, shift)
         surface, coverage = splat_disparity(pixels, landed, target.size)
@@ -178,7 +180,10 @@ class WarpRenderer:
             known = _close_cracks(known, coverage).reshape(-1)
             new = torch.from_numpy(moving.reshape(-1) == 0).to(self.device)
             new &= (known <= 0) | (disparity > known * (1 + AGREEMENT)) | (disparity < known * (1 - AGREEMENT))
-            pose, intrinsics = self.camera.world_from_camera[key].float().to(self.device), self.camera.intrinsics[key].float().to(self.device)
+            pose, intrinsics = (
+                self.camera.world_from_camera[key].float().to(self.device),
+                self.camera.intrinsics[key].float().to(self.device),
+            )
             rays = torch.cat([centres, torch.ones_like(centres[:, :1])], dim=1)[new] @ torch.linalg.inv(intrinsics).T
             points = (rays / disparity[new][:, None]) @ pose[:3, :3].T + pose[:3, 3]
             xyz, frames = torch.cat([xyz, points]), torch.cat([frames, torch.full((len(points),), key, device=self.device)])
@@ -237,6 +242,10 @@ def _close_cracks(surface: Float32[Tensor, "H W"], coverage: Float32[Tensor, "H 
     return surface
 
 
+def _halved(image: Float32[Tensor, "c H W"]) -> Float32[Tensor, "c h w"]:
+    return avg_pool2d(image[None], 2, ceil_mode=True, count_include_pad=False)[0]
+
+
 def _paint(colour: Float32[Tensor, "3 H W"], seen: Bool[Tensor, "H W"], surface: Float32[Tensor, "H W"]) -> Float32[Tensor, "3 H W"]:
     """Fill what was never seen by a pyramid of averages that prefers what is far: holes open behind things, not before."""
     if bool(seen.all()):
@@ -245,7 +254,8 @@ def _paint(colour: Float32[Tensor, "3 H W"], seen: Bool[Tensor, "H W"], surface:
     weight = seen.float() / (0.05 + (surface / typical) ** 2)
     levels = [(colour * weight, weight[None])]
     while min(levels[-1][1].shape[-2:]) > 2:
-        levels.append(tuple(avg_pool2d(each[None], 2, ceil_mode=True, count_include_pad=False)[0] for each in levels[-1]))
+        total, amount = levels[-1]
+        levels.append((_halved(total), _halved(amount)))
     filled = levels[-1][0] / levels[-1][1].clamp(min=1e-6)
     for total, amount in reversed(levels[:-1]):
         coarse = interpolate(filled[None], size=total.shape[-2:], mode="bilinear", align_corners=False)[0]

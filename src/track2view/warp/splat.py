@@ -47,9 +47,7 @@ def splat_reference(
     return out, coverage
 
 
-def splat_nearest(
-    pixels: Float32[Tensor, "n 2"], disparity: Float32[Tensor, "n"], size: Size
-) -> Int64[Tensor, "H W"]:
+def splat_nearest(pixels: Float32[Tensor, "n 2"], disparity: Float32[Tensor, "n"], size: Size) -> Int64[Tensor, "H W"]:
     """Index of the nearest of the points that reach each pixel, -1 where none does."""
     corners = _corners(pixels, disparity, size)
     nearest = torch.zeros(_cells(size), device=pixels.device)
