@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
+import cv2
 import pytest
 import torch
 from torch import Tensor
@@ -11,6 +12,9 @@ from torch import Tensor
 from track2view.records import CameraPath, Clip
 from track2view.scenes import World, make_camera, make_world, render_clip
 from track2view.video import clip_images, write_video
+
+torch.set_num_threads(1)  # one core per worker: threads of two workers on two cores only wait for each other
+cv2.setNumThreads(1)
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 

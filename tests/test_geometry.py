@@ -81,5 +81,5 @@ def test_smoothing_keeps_a_steady_path_and_calms_a_shaky_one() -> None:
     shaky = steady.clone()
     shaky[:, 1, 3] += 0.1 * (-1.0) ** torch.arange(40)
     smooth = geometry.smooth_poses(shaky, 4.0)
-    assert float(smooth[5:-5, 1, 3].abs().max()) < 0.02
+    assert float(smooth[8:-8, 1, 3].abs().max()) < 0.01
     assert torch.allclose(geometry.smooth_poses(shaky[:1], 4.0), shaky[:1])

@@ -133,13 +133,14 @@ def resect(
     pixels: Float64[np.ndarray, "n 2"],
     focal: float,
     scale: float,
+    annealing: tuple[float, ...] = ANNEALING,
 ) -> tuple[Float64[np.ndarray, "3 3"], Float64[np.ndarray, "3"]]:
     """Pose of one camera from homogeneous world points ``(directions, inverse_depth)``: robust Levenberg-Marquardt, the loss ever tighter.
 
     A point is at ``directions / inverse_depth``; the camera sees it along ``R (directions − inverse_depth · centre)``.
     """
 
-    for looser in ANNEALING[:-1]:
+    for looser in annealing:
         rotation, centre = _resect_at(rotation, centre, directions, inverse_depth, pixels, focal, looser * scale)
     return rotation, centre
 

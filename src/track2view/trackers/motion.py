@@ -11,6 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from track2view.geometry import interpolate_poses
 from track2view.trackers.bundle import (
+    ANNEALING,
     BundleState,
     Observations,
     focal_deviation,
@@ -34,6 +35,7 @@ MIN_TRACKS = 24
 IDENTITY_SCALES = (16.0, 4.0, 1.0, 0.5)
 TWO_VIEW_SCALES = (1.0, 0.5)
 GROWTH_SCALE = 0.5
+CLOSE_ANNEALING = (8.0, 4.0, 2.0, 1.0)
 SOWING_ROWS = 20
 MIN_TEXTURE = 1e-4
 
@@ -137,7 +139,7 @@ def _grow(state: BundleState, seen: Observations, keyframes: Int64[np.ndarray, "
     solved = min(GROWTH, count)
     first = seen.where((seen.frame < solved) & (seen.anchor[seen.track] < solved))
     state = _solve_first(state, first, solved)
-    known = np.isin(np.arange(len(seen.anchor)), first.track)
+    known = _agreeing(state, first)
     while solved < count:
         until = min(solved + GROWTH, count)
         for frame in range(solved, until):
@@ -145,15 +147,23 @@ def _grow(state: BundleState, seen: Observations, keyframes: Int64[np.ndarray, "
         typical = float(np.median(state.inverse_depth[known])) if known.any() else 1.0
         window = seen.where((seen.frame < until) & (seen.anchor[seen.track] < until))
         triangulated, _ = triangulate(state, window, np.full(len(known), typical), GROWTH_SCALE)
-        state = replace(state, inverse_depth=np.where(known, state.inverse_depth, triangulated))
+        placed = known | (seen.anchor < solved)
+        state = replace(state, inverse_depth=np.where(placed, state.inverse_depth, triangulated))
         free = range(1, until)
         state = solve(state, window, free=free, free_focal=False, scale=GROWTH_SCALE, iterations=8)
         due = free_focal_from is not None and until * (keyframes[1] - keyframes[0]) >= free_focal_from
         if due and _turns_or_travels(state, window) and focal_deviation(state, window, free, GROWTH_SCALE) < FOCAL_DEVIATION:
             state = solve(state, window, free=free, free_focal=True, scale=GROWTH_SCALE, iterations=12)
-        known = np.isin(np.arange(len(seen.anchor)), window.track)
+        known = _agreeing(state, window)
         solved = until
     return state
+
+
+def _agreeing(state: BundleState, window: Observations) -> Bool[np.ndarray, "N"]:
+    """Tracks that a still scene explains so far: new frames are placed by these."""
+    observed = np.isin(np.arange(len(window.anchor)), window.track)
+    agreeing = observed & static_tracks(state, window)
+    return agreeing if agreeing.sum() >= MIN_TRACKS else observed
 
 
 def _solve_first(state: BundleState, first: Observations, solved: int) -> BundleState:
@@ -196,7 +206,7 @@ def _two_view(state: BundleState, first: Observations, solved: int) -> Iterator[
         posed = replace(posed, centre=centres * scale, inverse_depth=inverse_depth / scale)
         known = np.isin(np.arange(len(first.anchor)), pair.track[inlier[:, 0] > 0])
         for frame in range(1, solved):
-            posed = _resected(posed, first, frame, known)
+            posed = _resected(posed, first, frame, known, ANNEALING)
         yield posed
 
 
@@ -205,10 +215,12 @@ def _append(state: BundleState, seen: Observations, frame: int, known: Bool[np.n
     last, before = Rotation.from_matrix(rotation[frame - 1]), Rotation.from_matrix(rotation[frame - 2])
     rotation[frame] = (last * before.inv() * last).as_matrix()
     centre[frame] = 2 * centre[frame - 1] - centre[frame - 2]
-    return _resected(replace(state, rotation=rotation, centre=centre), seen, frame, known)
+    return _resected(replace(state, rotation=rotation, centre=centre), seen, frame, known, CLOSE_ANNEALING)
 
 
-def _resected(state: BundleState, seen: Observations, frame: int, known: Bool[np.ndarray, "N"]) -> BundleState:
+def _resected(
+    state: BundleState, seen: Observations, frame: int, known: Bool[np.ndarray, "N"], annealing: tuple[float, ...]
+) -> BundleState:
     chosen = (seen.frame == frame) & known[seen.track]
     if chosen.sum() < MIN_TRACKS:
         return state
@@ -216,7 +228,14 @@ def _resected(state: BundleState, seen: Observations, frame: int, known: Bool[np
     track = seen.track[chosen]
     rotation, centre = state.rotation.copy(), state.centre.copy()
     rotation[frame], centre[frame] = resect(
-        rotation[frame], centre[frame], directions[track], inverse_depth[track], seen.pixels[chosen], state.focal, GROWTH_SCALE
+        rotation[frame],
+        centre[frame],
+        directions[track],
+        inverse_depth[track],
+        seen.pixels[chosen],
+        state.focal,
+        GROWTH_SCALE,
+        annealing,
     )
     return replace(state, rotation=rotation, centre=centre)
 

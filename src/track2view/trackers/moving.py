@@ -56,7 +56,7 @@ def group(tracks: ImageTracks) -> Int64[np.ndarray, "N"]:
     graph = coo_array((np.ones(linked.sum()), (a[linked], b[linked])), shape=(count, count))
     _, label = connected_components(graph, directed=False)
     sizes = np.bincount(label, minlength=1)
-    return np.where(sizes[label] >= MIN_GROUP, label, -1)
+    return np.where(sizes[label] >= MIN_GROUP, label, -1).astype(np.int64)
 
 
 def disparity_from_ground(

@@ -1,0 +1,5 @@
+"""``python -m track2view``."""
+
+from track2view.cli import main
+
+main()

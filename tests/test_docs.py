@@ -1,0 +1,74 @@
+"""What the README and the docs tell people to type, typed."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from track2view.cameras import read_keyframes
+from track2view.records import CameraPath
+
+ROOT = Path(__file__).parents[1]
+
+
+def blocks(file: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / file).read_text(), flags=re.DOTALL)
+
+
+@pytest.fixture
+def workshop(short_file: Path, tmp_path: Path) -> Path:
+    """A folder with the clip.mp4 and path.json that the README speaks of."""
+    (tmp_path / "clip.mp4").write_bytes(short_file.read_bytes())
+    return tmp_path
+
+
+def test_the_python_of_the_readme_runs(workshop: Path) -> None:
+    (code,) = blocks("README.md", "python")
+    assert len(code.strip().splitlines()) <= 5
+    done = subprocess.run([sys.executable, "-c", code], cwd=workshop, capture_output=True, text=True, check=False, env=os.environ)
+    assert done.returncode == 0, done.stderr
+    assert (workshop / "out" / "orbit" / "output.mp4").exists()
+
+
+def test_the_commands_of_the_readme_run(workshop: Path) -> None:
+    lines = blocks("README.md", "sh")[1].strip().splitlines()
+    assert len(lines) == 5
+    for line in reversed(lines):
+        if "path.json" in line:
+            (workshop / "path.json").write_text((workshop / "out" / "clip" / "source_camera.json").read_text())
+            line = line.replace("--size 480 --end 4", "--size 96 --end 4")  # noqa: PLW2901
+        words = [sys.executable, "-m", *shlex.split(line, comments=True)]
+        done = subprocess.run(words, cwd=workshop, capture_output=True, text=True, check=False, env=os.environ)
+        assert done.returncode == 0, f"{line}: {done.stderr}"
+    assert (workshop / "out" / "clip-recam-9" / "output.mp4").exists()
+
+
+def test_the_make_targets_named_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    named = set(re.findall(r"make ([a-z-]+)", (ROOT / "README.md").read_text() + (ROOT / "docs/contributing.md").read_text()))
+    assert {"demo", "test"} <= named
+    for target in named - {"and"}:
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
+
+
+def test_the_keyframe_file_of_the_docs_is_read(tmp_path: Path) -> None:
+    import torch
+
+    (text,) = blocks("docs/cameras.md", "json")
+    json.loads(text)
+    (tmp_path / "keys.json").write_text(text)
+    poses = torch.eye(4, dtype=torch.float64).repeat(9, 1, 1)
+    intrinsics = torch.tensor([[90.0, 0, 50], [0, 90, 40], [0, 0, 1]], dtype=torch.float64).repeat(9, 1, 1)
+    path = read_keyframes(tmp_path / "keys.json", CameraPath(world_from_camera=poses, intrinsics=intrinsics, size=(80, 100)))
+    assert path.world_from_camera[4, :3, 3].tolist() == pytest.approx([0.1, 0, 0.2])
+
+
+def test_links_lead_somewhere() -> None:
+    for file in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for link in re.findall(r"\]\(([^)#]+)\)", file.read_text()):
+            assert link.startswith("http") or (file.parent / link).exists(), f"{file.name}: {link}"

@@ -1,0 +1,190 @@
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TrueShot
+from scipy.spatial.transform import Rotation
+
+from track2view.cameras import read_camera
+from track2view.errors import UserError
+from track2view.metrics import path_errors, track_scores
+from track2view.records import Clip
+from track2view.scenes import make_camera, make_world, render_clip, track_points
+from track2view.trackers import Queries, SfmTracker
+from track2view.trackers.bundle import BundleState, Observations, resect, residuals, solve, triangulate, world_directions
+from track2view.trackers.flow import follow, neighbour_flow
+from track2view.trackers.moving import ImageTracks, group
+from track2view.video import read_clip
+
+
+def exact_problem(cameras: int = 8, points: int = 60, seed: int = 0) -> tuple[BundleState, Observations]:
+    """Noise-free observations of random points, every track anchored in frame 0 or 4."""
+    random = np.random.default_rng(seed)
+    state = BundleState(
+        rotation=Rotation.from_rotvec(np.linspace(0, 0.3, cameras)[:, None] * [0.2, 1.0, 0.1]).as_matrix(),
+        centre=np.linspace(0, 0.6, cameras)[:, None] * [1.0, 0.2, 0.4],
+        inverse_depth=random.uniform(0.3, 1.5, points),
+        focal=500.0,
+    )
+    anchor = np.where(np.arange(points) % 2, 4, 0)
+    blank = Observations.of(random.uniform(-200, 200, (cameras, points, 2)), np.ones((cameras, points), bool), anchor)
+    error, in_front = residuals(state, blank)
+    return state, replace(blank, pixels=blank.pixels + error).where(in_front)
+
+
+def test_bundle_adjustment_recovers_an_exact_problem_and_its_focal_length() -> None:
+    truth, seen = exact_problem()
+    random = np.random.default_rng(1)
+    noise = Rotation.from_rotvec(0.01 * random.normal(size=(8, 3)))
+    start = replace(
+        truth,
+        rotation=np.concatenate([truth.rotation[:1], noise[1:].as_matrix() @ truth.rotation[1:]]),
+        centre=truth.centre + np.r_[np.zeros((1, 3)), 0.02 * random.normal(size=(7, 3))],
+        inverse_depth=truth.inverse_depth * np.exp(0.1 * random.normal(size=60)),
+        focal=460.0,
+    )
+    found = solve(start, seen, free=range(1, 8), free_focal=True, scale=20.0, iterations=80)
+    error, _ = residuals(found, seen)
+    assert np.abs(error).max() < 0.1
+    assert found.focal == pytest.approx(500, rel=5e-3)
+    turned = Rotation.from_matrix(found.rotation @ truth.rotation.transpose(0, 2, 1)).magnitude()
+    assert np.degrees(turned.max()) < 0.1
+
+
+def test_a_third_of_wild_tracks_does_not_bend_the_path() -> None:
+    truth, seen = exact_problem(points=90)
+    wild = seen.track % 3 == 0
+    spoiled = replace(seen, pixels=seen.pixels + wild[:, None] * (seen.frame[:, None] * np.array([6.0, -4.0])))
+    found = solve(truth, spoiled, free=range(1, 8), free_focal=False, scale=0.5, iterations=30)
+    turned = Rotation.from_matrix(found.rotation @ truth.rotation.transpose(0, 2, 1)).magnitude()
+    assert np.degrees(turned.max()) < 0.05
+
+
+def test_triangulation_and_resection_of_exact_points() -> None:
+    truth, seen = exact_problem()
+    inverse_depth, information = triangulate(truth, seen, np.ones(60), 1.0)
+    assert np.allclose(inverse_depth, truth.inverse_depth, rtol=1e-3)
+    assert (information > 0).all()
+    directions = world_directions(truth, seen) + truth.inverse_depth[:, None] * truth.centre[seen.anchor]
+    chosen = seen.frame == 6
+    track = seen.track[chosen]
+    rotation, centre = resect(np.eye(3), np.zeros(3), directions[track], truth.inverse_depth[track], seen.pixels[chosen], 500.0, 1.0)
+    assert np.allclose(rotation, truth.rotation[6], atol=1e-5)
+    assert np.allclose(centre, truth.centre[6], atol=1e-4)
+
+
+def test_flow_tracks_follow_the_truth_and_end_behind_things(lively: TrueShot) -> None:
+    flow = neighbour_flow(lively.clip)
+    queries = Queries.grid([20], 12, 20)
+    points = (queries.uv.numpy() * np.array([336, 192])).astype(np.float32)
+    followed, visible = follow(flow, 20, points, range(40))
+    truth = track_points(lively.world, lively.camera, queries.frame, torch.from_numpy(points).double())
+    from track2view.geometry import project
+
+    uv, _ = project(truth.xyz_world.double(), lively.camera.camera_from_world, lively.camera.intrinsics)
+    error = np.linalg.norm(followed - uv.numpy(), axis=-1)
+    both = visible & truth.visible.numpy()
+    assert np.median(error[both]) < 0.3
+    assert np.percentile(error[both], 90) < 2.0
+    assert (visible == truth.visible.numpy()).mean() > 0.75
+    assert visible[20].all()
+
+
+@pytest.fixture(scope="module")
+def arc_tracking(arc: TrueShot):  # noqa: ANN201
+    queries = Queries.grid([0, 39], 16, 28)
+    return queries, SfmTracker().track(arc.clip, queries)
+
+
+def test_the_tracker_finds_a_still_scene(arc: TrueShot, arc_tracking: tuple) -> None:
+    queries, tracking = arc_tracking
+    errors = path_errors(tracking.camera, arc.camera)
+    assert errors.rotation_mean < 0.2
+    assert errors.ate_percent < 1.0
+    assert abs(errors.focal_percent) < 5.0
+    assert tracking.report.parallax_degrees > 2
+    pixels = queries.uv.double() * torch.tensor([336.0, 192.0], dtype=torch.float64)
+    truth = track_points(arc.world, arc.camera, queries.frame, pixels)
+    scores = track_scores(tracking.tracks, tracking.camera, truth, arc.camera)
+    assert scores.apd3d > 60
+    assert scores.occlusion_accuracy > 75
+    assert float(tracking.tracks.moving.float().mean()) < 0.1
+    depth = (tracking.tracks.xyz_world[0] @ torch.eye(3))[:, 2][tracking.tracks.visible[0]]
+    assert float(depth.median()) == pytest.approx(1.0, abs=0.05)
+
+
+def test_a_given_camera_is_used_as_it_is(arc: TrueShot) -> None:
+    queries = Queries.grid([0], 10, 16)
+    tracking = SfmTracker().track(arc.clip, queries, arc.camera)
+    assert torch.equal(tracking.camera.world_from_camera, arc.camera.world_from_camera)
+    truth = track_points(arc.world, arc.camera, queries.frame, queries.uv.double() * torch.tensor([336.0, 192.0]).double())
+    still = tracking.tracks.visible & truth.visible
+    error = (tracking.tracks.xyz_world - truth.xyz_world).norm(dim=-1) / truth.xyz_world.norm(dim=-1).clamp(min=1)
+    assert float(error[still].median()) < 0.03
+
+
+def test_moving_things_are_found_and_stand_on_the_ground(lively: TrueShot) -> None:
+    queries = Queries.grid([0, 20, 39], 16, 28)
+    tracking = SfmTracker().track(lively.clip, queries)
+    truth = track_points(lively.world, lively.camera, queries.frame, queries.uv.double() * torch.tensor([336.0, 192.0]).double())
+    assert truth.moving is not None
+    found = tracking.tracks.moving
+    recall = float((found & truth.moving).sum() / truth.moving.sum())
+    assert recall > 0.6
+    assert path_errors(tracking.camera, lively.camera).rotation_mean < 0.3
+    assert bool(tracking.tracks.xyz_world.isfinite().all())
+
+
+@pytest.mark.parametrize("kind", ["pan", "tripod"])
+def test_without_parallax_rotations_are_right_and_a_warning_says_so(kind: str) -> None:
+    world = make_world(4, frames=40, dynamic=False)
+    camera = make_camera(kind, 4, frames=40, size=(192, 336))
+    clip, _, _ = render_clip(world, camera)
+    tracking = SfmTracker().track(clip, Queries.grid([0], 8, 14))
+    assert path_errors(tracking.camera, camera).rotation_mean < (0.5 if kind == "pan" else 0.2)
+    assert any("parallax too low" in warning for warning in tracking.report.warnings)
+    depth = tracking.tracks.xyz_world[0, :, 2]
+    assert float(depth.std() / depth.mean()) < 0.1
+
+
+def test_a_shot_change_is_refused_with_its_time(arc: TrueShot, lively: TrueShot) -> None:
+    frames = torch.cat([arc.clip.frames[:15], lively.clip.frames[:15]])
+    with pytest.raises(UserError, match=r"shot changes at 0\.50 s"):
+        SfmTracker().track(Clip(frames=frames, fps=Fraction(30)), Queries.grid([0], 4, 4))
+
+
+def test_blank_frames_and_single_frames_are_refused(arc: TrueShot) -> None:
+    black = Clip(frames=torch.zeros(5, 3, 64, 64, dtype=torch.uint8), fps=Fraction(25))
+    with pytest.raises(UserError, match="blank"):
+        SfmTracker().track(black, Queries.grid([0], 4, 4))
+    with pytest.raises(UserError, match="one frame"):
+        SfmTracker().track(replace(arc.clip, frames=arc.clip.frames[:1]), Queries.grid([0], 4, 4))
+    with pytest.raises(UserError, match="--fov"):
+        SfmTracker(fov=200.0)
+
+
+def test_tracks_group_by_place_and_motion() -> None:
+    time = np.linspace(0, 1, 20)[:, None, None]
+    random = np.random.default_rng(0)
+    left = np.array([0.2, 0.3]) + 0.03 * random.random((30, 2)) + time * [0.2, 0.0]
+    right = np.array([0.7, 0.3]) + 0.03 * random.random((30, 2)) - time * [0.2, 0.0]
+    stray = np.array([[0.5, 0.9]]) + time * [0.0, -0.1]
+    label = group(ImageTracks(points=np.concatenate([left, right, stray], axis=1), visible=np.ones((20, 61), bool)))
+    assert len(set(label[:30])) == len(set(label[30:60])) == 1
+    assert label[0] != label[30]
+    assert label[60] == -1
+
+
+@pytest.mark.parametrize(("name", "limit"), [("taxi", 0.35), ("reader", 0.35)])
+def test_rotations_on_real_clips_against_a_second_opinion(name: str, limit: float, shared: Path) -> None:
+    clip = read_clip(shared / f"{name}.mp4", short_side=360, frames=49)
+    other = read_camera(shared / f"{name}.vipe.npz").first_frames(49)
+    tracking = SfmTracker().track(clip, Queries.grid([0], 8, 14))
+    still = replace(other, world_from_camera=torch.eye(4, dtype=torch.float64).repeat(49, 1, 1))
+    error, identity = path_errors(tracking.camera, other).rotation_mean, path_errors(still, other).rotation_mean
+    print(f"{name}: {error:.3f}° from ViPE, identity {identity:.3f}°")
+    assert error < identity
+    assert error <= limit

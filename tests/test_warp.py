@@ -1,0 +1,129 @@
+from dataclasses import replace
+from fractions import Fraction
+
+import pytest
+import torch
+from conftest import TrueShot
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from track2view.cameras import apply_move, parse_move
+from track2view.errors import UserError
+from track2view.geometry import pixel_centres, unproject
+from track2view.metrics import psnr
+from track2view.records import CameraPath, Clip
+from track2view.scenes import render_view
+from track2view.scenes.render import see_points
+from track2view.trackers import Queries, SfmTracker
+from track2view.trackers.flow import neighbour_flow
+from track2view.warp import DenseDepth, WarpRenderer, densify
+from track2view.warp.splat import splat_disparity, splat_nearest, splat_reference
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000))
+def test_splatting_equals_the_obvious_way(seed: int) -> None:
+    random = torch.Generator().manual_seed(seed)
+    pixels = torch.rand(70, 2, generator=random) * torch.tensor([14.0, 12.0]) - 2
+    disparity = torch.rand(70, generator=random) * 1.2 - 0.1
+    fast, coverage = splat_disparity(pixels, disparity, (8, 10))
+    slow, expected = splat_reference(pixels, disparity, (8, 10))
+    assert torch.allclose(fast, slow, atol=1e-4)
+    assert torch.allclose(coverage, expected, atol=1e-4)
+
+
+def test_the_nearest_point_wins() -> None:
+    pixels = torch.tensor([[2.5, 2.5], [2.5, 2.5], [6.5, 1.5], [1.5, 1.5]])
+    winner = splat_nearest(pixels, torch.tensor([0.5, 0.9, 0.3, -1.0]), (4, 8))
+    assert int(winner[2, 2]) == 1
+    assert int(winner[1, 6]) == 2
+    assert int((winner >= 0).sum()) == 2
+
+
+def exact(shot: TrueShot) -> WarpRenderer:
+    return WarpRenderer(shot.clip, DenseDepth(disparity=1 / shot.depth, moving=shot.moving), shot.camera)
+
+
+def seen_mask(shot: TrueShot, target: CameraPath, frame: int, depth: torch.Tensor) -> torch.Tensor:
+    size = target.size
+    points = unproject(
+        pixel_centres(*size).double().reshape(-1, 2),
+        depth.double().reshape(-1),
+        target.world_from_camera[frame],
+        target.intrinsics[frame],
+    )
+    return see_points(shot.world, shot.camera, frame, points).reshape(size)
+
+
+def test_the_same_camera_gives_the_same_picture(lively: TrueShot) -> None:
+    rendered = exact(lively).render(lively.camera, 11)
+    assert psnr(rendered.colour, lively.clip.frames[11]) > 40
+    assert float(rendered.seen_now.float().mean()) > 0.99
+
+
+@pytest.mark.parametrize("move", ["orbit-right:15", "dolly-in:0.3", "pan-left:10", "zoom-in:1.6", "pedestal-up:0.15"])
+def test_exact_depth_gives_the_exact_view(lively: TrueShot, move: str) -> None:
+    target = apply_move(parse_move(move), lively.camera, float(lively.depth[0].median()))
+    renderer = exact(lively)
+    for frame in (20, 39):
+        truth = render_view(lively.world, target, frame)
+        seen = seen_mask(lively, target, frame, truth.depth)
+        rendered = renderer.render(target, frame)
+        quality = psnr(rendered.colour, truth.colour, seen)
+        assert quality > 26
+        assert quality > psnr(lively.clip.frames[frame], truth.colour, seen) + 5
+        assert float((rendered.seen_now == seen).float().mean()) > 0.93
+
+
+def test_holes_are_filled_from_other_times(arc: TrueShot) -> None:
+    """Held at the first camera, what has left the picture is still there: it was seen before."""
+    held = apply_move(parse_move("static"), arc.camera)
+    rendered = exact(arc).render(held, 39)
+    truth = render_view(arc.world, held, 39)
+    late = rendered.seen & ~rendered.seen_now
+    assert float(late.float().mean()) > 0.02
+    assert psnr(rendered.colour, truth.colour, late) > 20
+    assert float(rendered.seen.float().mean()) > 0.97
+
+
+def test_the_mask_says_what_nobody_saw(arc: TrueShot) -> None:
+    turned = apply_move(parse_move("pan-left:25", relative_to="first-frame"), arc.camera)
+    rendered = exact(arc).render(turned, 39)
+    assert 0.1 < float((~rendered.seen).float().mean()) < 0.7
+    assert bool((rendered.seen | ~rendered.seen_now).all())
+    assert float(rendered.colour[:, ~rendered.seen].float().mean()) > 5
+
+
+def test_tracked_depth_beats_copying(arc: TrueShot) -> None:
+    tracking = SfmTracker().track(arc.clip, Queries.grid([0, 20, 39], 16, 28), arc.camera)
+    assert tracking.flow is not None
+    depth = densify(arc.clip, tracking.flow, tracking.tracks, arc.camera)
+    error = (1 / torch.from_numpy(depth.at(20, arc.clip.size)) / arc.depth[20] - 1).abs()
+    assert float(error.median()) < 0.03
+    target = apply_move(parse_move("orbit-right"), arc.camera, float(arc.depth[0].median()))
+    truth = render_view(arc.world, target, 39)
+    seen = seen_mask(arc, target, 39, truth.depth)
+    rendered = WarpRenderer(arc.clip, depth, arc.camera).render(target, 39)
+    assert psnr(rendered.colour, truth.colour, seen) > psnr(arc.clip.frames[39], truth.colour, seen) + 4
+
+
+def test_a_clip_without_motion_gets_flat_depth() -> None:
+    picture = torch.randint(0, 255, (1, 3, 64, 96), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    clip = Clip(frames=picture.repeat(6, 1, 1, 1), fps=Fraction(10))
+    tracking = SfmTracker().track(clip, Queries.grid([0], 6, 8))
+    depth = densify(clip, neighbour_flow(clip), tracking.tracks, tracking.camera)
+    assert float(depth.disparity.std() / depth.disparity.mean()) < 0.05
+    assert not bool(depth.moving.any())
+
+
+def test_lengths_must_agree(arc: TrueShot) -> None:
+    with pytest.raises(UserError, match="disagree on frames"):
+        WarpRenderer(replace(arc.clip, frames=arc.clip.frames[:5]), DenseDepth(disparity=1 / arc.depth, moving=arc.moving), arc.camera)
+
+
+@pytest.mark.gpu
+def test_cuda_renders_what_the_cpu_renders(lively: TrueShot) -> None:
+    depth = DenseDepth(disparity=1 / lively.depth, moving=lively.moving)
+    target = apply_move(parse_move("orbit-right"), lively.camera, float(lively.depth[0].median()))
+    pictures = [WarpRenderer(lively.clip, depth, lively.camera, device).render(target, 20).colour for device in ("cpu", "cuda")]
+    assert psnr(*pictures) > 40
