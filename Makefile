@@ -16,7 +16,7 @@ setup: .venv/installed
 	touch $@
 
 demo: setup
-	$(BIN)/python examples/demo.py $(if $(CLIP),$(CLIP) $(CAMERA))
+	$(BIN)/python examples/01_demo.py $(if $(CLIP),$(CLIP) $(CAMERA))
 
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist worksteal
@@ -31,7 +31,7 @@ lint: setup
 	$(BIN)/lint-imports
 
 bench: setup
-	$(BIN)/python examples/bench.py
+	$(BIN)/python benchmarks/run.py
 
 clean:
 	rm -rf .venv demo out bench

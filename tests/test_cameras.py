@@ -9,7 +9,7 @@ import torch
 from track2view.cameras import MOVES, apply_move, parse_move, read_camera, read_keyframes, write_camera
 from track2view.cameras.formats import convert_realcam_pickle
 from track2view.errors import UserError
-from track2view.geometry import project, rigid, rotation_angle, rotation_about
+from track2view.geometry import project, rigid, rotation_about, rotation_angle
 from track2view.records import CameraPath
 
 SIZE = (720, 1280)

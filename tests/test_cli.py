@@ -128,7 +128,7 @@ def camera_document(**changes: object) -> str:
 def posed(change: Callable[[np.ndarray], None]) -> str:
     poses = np.eye(4)[None].repeat(8, 0)
     change(poses)
-    return camera_document(world_from_camera=[[[None if v != v else v for v in row] for row in pose] for pose in poses.tolist()])
+    return camera_document(world_from_camera=poses.tolist())
 
 
 def damaged(short: Path, folder: Path, share: float) -> Path:
@@ -184,7 +184,9 @@ CASES = [
     Bad("unknown move", lambda short, folder: ["render", short, "--camera", "orbit-rigth"], "did you mean orbit-right"),
     Bad("bad amount", lambda short, folder: ["render", short, "--camera", "dolly-in:much"], "expected a number"),
     Bad("no camera file", lambda short, folder: ["render", short, "--camera", "path.json"], "no such camera file"),
-    camera_case("wrong length", lambda: camera_document(world_from_camera=np.eye(4)[None].repeat(5, 0).tolist()), r"intrinsics: expected \[5"),
+    camera_case(
+        "wrong length", lambda: camera_document(world_from_camera=np.eye(4)[None].repeat(5, 0).tolist()), r"intrinsics: expected \[5"
+    ),
     camera_case("nan", lambda: posed(set_nan), "not finite"),
     camera_case("left-handed", lambda: posed(mirror), "left-handed"),
     camera_case("not orthonormal", lambda: posed(skew), "not orthonormal"),
@@ -192,12 +194,32 @@ CASES = [
     camera_case("unknown format", lambda: '{"format": "other/3"}', "unknown camera format"),
     camera_case("not json", lambda: '{"format": ', "cannot be read"),
     camera_case("looks away", lambda: posed(look_back), "looks away"),
-    Bad("other length", lambda short, folder: ["render", short, "--frames", "6", "--camera", text(folder / "k.json", camera_document())], "has 8 frames, the clip has 6"),
-    Bad("tracks alone", lambda short, folder: ["render", short, "--camera", "static", "--tracks", text(folder / "t.npz", "x")], "not a tracks file"),
-    Bad("output is a file", lambda short, folder: ["render", short, "--camera", "static", "--out", text(folder / "taken", "")], "cannot be written to"),
-    Bad("output in a file", lambda short, folder: ["render", short, "--camera", "static", "--out", text(folder / "f", "") / "a"], "cannot be written to"),
+    Bad(
+        "other length",
+        lambda short, folder: ["render", short, "--frames", "6", "--camera", text(folder / "k.json", camera_document())],
+        "has 8 frames, the clip has 6",
+    ),
+    Bad(
+        "tracks alone",
+        lambda short, folder: ["render", short, "--camera", "static", "--tracks", text(folder / "t.npz", "x")],
+        "not a tracks file",
+    ),
+    Bad(
+        "output is a file",
+        lambda short, folder: ["render", short, "--camera", "static", "--out", text(folder / "taken", "")],
+        "cannot be written to",
+    ),
+    Bad(
+        "output in a file",
+        lambda short, folder: ["render", short, "--camera", "static", "--out", text(folder / "f", "") / "a"],
+        "cannot be written to",
+    ),
     Bad("no cuda", lambda short, folder: ["render", short, "--camera", "static", "--device", "cuda"], "no CUDA device"),
-    Bad("export", lambda short, folder: ["cameras", "convert", text(folder / "k.json", camera_document()), "a.xyz"], "no camera format is written as .xyz"),
+    Bad(
+        "export",
+        lambda short, folder: ["cameras", "convert", text(folder / "k.json", camera_document()), "a.xyz"],
+        "no camera format is written as .xyz",
+    ),
 ]
 
 

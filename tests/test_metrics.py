@@ -58,7 +58,10 @@ def test_track_scores_by_hand() -> None:
     depth = torch.tensor([2.0, 4.0])
     xyz = torch.stack([torch.zeros(2), torch.zeros(2), depth], dim=-1).expand(4, 2, 3).clone()
     truth = TrackSet(
-        xyz_world=xyz, visible=torch.ones(4, 2, dtype=torch.bool), confidence=torch.ones(4, 2), query_frame=torch.zeros(2, dtype=torch.int64)
+        xyz_world=xyz,
+        visible=torch.ones(4, 2, dtype=torch.bool),
+        confidence=torch.ones(4, 2),
+        query_frame=torch.zeros(2, dtype=torch.int64),
     )
     perfect = track_scores(truth, still, truth, still)
     assert (perfect.apd3d, perfect.aj3d, perfect.occlusion_accuracy) == pytest.approx((100, 100, 100))

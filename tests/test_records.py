@@ -106,7 +106,7 @@ def test_resampling_keeps_the_ends() -> None:
 
 
 @settings(max_examples=20)
-@given(seeds)
+@given(seed=seeds)
 def test_files_round_trip_exactly(seed: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     from track2view.cameras import read_camera
 
@@ -139,8 +139,6 @@ def broken(name: str) -> CameraPath:
         poses[1, :3, 0] *= 1.01
     elif name == "focal":
         intrinsics[3, 0, 0] = 0.0
-    elif name == "length":
-        intrinsics = intrinsics[:-1]
     return replace(path, world_from_camera=poses, intrinsics=intrinsics)
 
 
@@ -151,7 +149,6 @@ def broken(name: str) -> CameraPath:
         ("mirrored", "left-handed"),
         ("skewed", "not orthonormal"),
         ("focal", "frame 3 has a focal length of 0"),
-        ("length", r"intrinsics: expected \[5, 3, 3\]"),
     ],
 )
 def test_broken_paths_are_refused_by_name(name: str, words: str) -> None:

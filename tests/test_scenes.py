@@ -2,8 +2,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from tests_support import ray_blocked
+
 from track2view.errors import UserError
 from track2view.geometry import pixel_centres, project, unproject
 from track2view.scenes import CAMERA_KINDS, make_camera, make_world, render_view, track_points

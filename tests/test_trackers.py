@@ -94,7 +94,7 @@ def test_flow_tracks_follow_the_truth_and_end_behind_things(lively: TrueShot) ->
 
 
 @pytest.fixture(scope="module")
-def arc_tracking(arc: TrueShot):  # noqa: ANN201
+def arc_tracking(arc: TrueShot):
     queries = Queries.grid([0, 39], 16, 28)
     return queries, SfmTracker().track(arc.clip, queries)
 

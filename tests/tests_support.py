@@ -23,5 +23,3 @@ def ray_blocked(world: World, eye: Tensor, points: Tensor, frame: int, steps: in
                 inside = (unit[:, 0].square() + unit[:, 2].square() < 1) & (unit[:, 1].abs() < 1)
             blocked[index] |= bool((~inside if number == 0 else inside).any())
     return blocked
-
-

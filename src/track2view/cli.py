@@ -166,11 +166,9 @@ def _render(command: Render) -> None:
 
     _check_device(command.device)
     stem = command.clip.resolve().stem
-    folders = {}
-    for camera in command.camera:
-        name = Path(camera.replace("#", "-")).stem if Path(camera.partition("#")[0]).suffix else camera.replace(":", "")
-        many = command.out / name if command.out else Path("out") / f"{stem}-{name}"
-        folders[camera] = command.out if command.out and len(command.camera) == 1 else many
+    names = {camera: _name(camera) for camera in command.camera}
+    many = {camera: (command.out / name if command.out else Path("out") / f"{stem}-{name}") for camera, name in names.items()}
+    folders = {command.camera[0]: command.out} if command.out and len(command.camera) == 1 else many
     for camera in command.camera:
         _check_camera(camera, command.amount)
     for folder in folders.values():
@@ -223,6 +221,12 @@ def _prepare(clip: Path, window: Window, source: Source) -> "Shot":
     for warning in shot.tracking.report.warnings:
         print(f"track2view: warning: {warning}", file=sys.stderr)
     return shot
+
+
+def _name(camera: str) -> str:
+    """A folder's name for a move or a camera file."""
+    file, _, part = camera.partition("#")
+    return "-".join(filter(None, [Path(file).stem, part])) if Path(file).exists() else camera.replace(":", "")
 
 
 def _check_camera(camera: str, amount: float | None) -> None:

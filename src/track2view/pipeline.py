@@ -157,13 +157,13 @@ def refilm(shot: Shot, target: CameraPath, device: str = "cpu") -> Iterator[Rend
         yield renderer.render(target, frame)
 
 
-def write_run(shot: Shot, target: CameraPath, out: Path, *, settings: dict[str, object] | None = None, device: str = "cpu") -> Path:
+def write_run(shot: Shot, target: CameraPath, out: Path | str, *, settings: dict[str, object] | None = None, device: str = "cpu") -> Path:
     """Render a target path and write its run folder; every file appears under its name only when complete.
 
     Returns:
         The path of ``output.mp4``.
     """
-    clip = shot.clip
+    clip, out = shot.clip, Path(out)
     make_folder(out)
     check_disk(clip, out)
     started = time.perf_counter()

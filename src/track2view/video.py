@@ -88,7 +88,7 @@ def probe(path: Path) -> VideoInfo:
 
 
 def read_clip(
-    path: Path,
+    path: Path | str,
     *,
     short_side: int | None = None,
     start: float = 0.0,
@@ -108,6 +108,7 @@ def read_clip(
     Raises:
         UserError: the file cannot be used, or the window is empty.
     """
+    path = Path(path)
     info = probe(path)
     rate = fps if fps is not None and path.is_dir() else info.fps
     total = len(info.source_frame)

@@ -32,9 +32,11 @@ FOCAL_VIEW_DEGREES = 1.0
 STATIC_PERCENTILE = 90
 STATIC_PIXELS = 3.0
 MIN_TRACKS = 24
-IDENTITY_SCALES = (16.0, 4.0, 1.0, 0.5)
-TWO_VIEW_SCALES = (1.0, 0.5)
-GROWTH_SCALE = 0.5
+IDENTITY_SCALES = (32.0, 8.0, 2.0, 1.0)
+TWO_VIEW_SCALES = (2.0, 1.0)
+GROWTH_SCALE = 1.0
+FOCAL_GUESSES = (1.0, 0.8, 1.25)
+TRIED_STARTS = 3
 CLOSE_ANNEALING = (8.0, 4.0, 2.0, 1.0)
 SOWING_ROWS = 20
 MIN_TEXTURE = 1e-4
@@ -105,13 +107,15 @@ def estimate(flow: NeighbourFlow, focal: float, *, focal_known: bool) -> CameraM
     on_key = np.searchsorted(keyframes, tracks.query_frame)
     usable = tracks.visible[keyframes].sum(0) >= min(3, len(keyframes))
     seen = Observations.of(centred[keyframes], tracks.visible[keyframes] & usable, on_key)
+    scale = GROWTH_SCALE * min(flow.size) / 480
     state = BundleState(
         rotation=np.tile(np.eye(3), (len(keyframes), 1, 1)),
         centre=np.zeros((len(keyframes), 3)),
         inverse_depth=np.ones(len(on_key)),
         focal=focal,
     )
-    state = _grow(state, seen, keyframes, free_focal_from=None if focal_known else FOCAL_FROM_FRAMES)
+    guesses = (1.0,) if focal_known else FOCAL_GUESSES
+    state = _grow(state, seen, keyframes, scale, guesses, free_focal_from=None if focal_known else FOCAL_FROM_FRAMES)
     static = static_tracks(state, seen) & usable
     if static.sum() >= MIN_TRACKS:
         seen = seen.where(static[seen.track])
@@ -133,27 +137,34 @@ def estimate(flow: NeighbourFlow, focal: float, *, focal_known: bool) -> CameraM
     )
 
 
-def _grow(state: BundleState, seen: Observations, keyframes: Int64[np.ndarray, "K"], free_focal_from: int | None) -> BundleState:
+def _grow(
+    state: BundleState,
+    seen: Observations,
+    keyframes: Int64[np.ndarray, "K"],
+    scale: float,
+    guesses: tuple[float, ...],
+    free_focal_from: int | None,
+) -> BundleState:
     """Solve the first frames from identity, then add frames at constant velocity, each resected before all are solved."""
     count = len(keyframes)
     solved = min(GROWTH, count)
     first = seen.where((seen.frame < solved) & (seen.anchor[seen.track] < solved))
-    state = _solve_first(state, first, solved)
+    state = _solve_first(state, first, solved, scale, guesses)
     known = _agreeing(state, first)
     while solved < count:
         until = min(solved + GROWTH, count)
         for frame in range(solved, until):
-            state = _append(state, seen, frame, known)
+            state = _append(state, seen, frame, known, scale)
         typical = float(np.median(state.inverse_depth[known])) if known.any() else 1.0
         window = seen.where((seen.frame < until) & (seen.anchor[seen.track] < until))
-        triangulated, _ = triangulate(state, window, np.full(len(known), typical), GROWTH_SCALE)
+        triangulated, _ = triangulate(state, window, np.full(len(known), typical), scale)
         placed = known | (seen.anchor < solved)
         state = replace(state, inverse_depth=np.where(placed, state.inverse_depth, triangulated))
         free = range(1, until)
-        state = solve(state, window, free=free, free_focal=False, scale=GROWTH_SCALE, iterations=8)
+        state = solve(state, window, free=free, free_focal=False, scale=scale, iterations=8)
         due = free_focal_from is not None and until * (keyframes[1] - keyframes[0]) >= free_focal_from
-        if due and _turns_or_travels(state, window) and focal_deviation(state, window, free, GROWTH_SCALE) < FOCAL_DEVIATION:
-            state = solve(state, window, free=free, free_focal=True, scale=GROWTH_SCALE, iterations=12)
+        if due and _turns_or_travels(state, window) and focal_deviation(state, window, free, scale) < FOCAL_DEVIATION:
+            state = solve(state, window, free=free, free_focal=True, scale=scale, iterations=12)
         known = _agreeing(state, window)
         solved = until
     return state
@@ -166,24 +177,26 @@ def _agreeing(state: BundleState, window: Observations) -> Bool[np.ndarray, "N"]
     return agreeing if agreeing.sum() >= MIN_TRACKS else observed
 
 
-def _solve_first(state: BundleState, first: Observations, solved: int) -> BundleState:
-    """The first window, from identity poses and from two-view geometry; the solution that explains more wins.
+def _solve_first(state: BundleState, first: Observations, solved: int, scale: float, guesses: tuple[float, ...]) -> BundleState:
+    """The first window, from identity poses and from two-view geometry; the solution that explains most wins.
 
-    Identity is right where the camera hardly moves or only turns, two-view geometry where moving things mislead identity.
+    Identity is right where the camera hardly moves or only turns; two-view geometry where moving things mislead identity.
+    A focal length that is off by a sixth can be enough to miss the right two views, so a few are tried.
     """
-    free = range(1, solved)
+    starts = [start for guess in guesses for start in _two_view(replace(state, focal=state.focal * guess), first, solved, scale)]
+    starts.sort(key=lambda start: robust_cost(start, first, scale))
     candidates = []
-    for start, scales in ((state, IDENTITY_SCALES), *((start, TWO_VIEW_SCALES) for start in _two_view(state, first, solved))):
+    for start, widths in ((state, IDENTITY_SCALES), *((start, TWO_VIEW_SCALES) for start in starts[:TRIED_STARTS])):
         candidate = start
-        for scale in scales:
-            candidate = solve(candidate, first, free=free, free_focal=False, scale=scale, iterations=20)
+        for width in widths:
+            candidate = solve(candidate, first, free=range(1, solved), free_focal=False, scale=width * scale, iterations=20)
         candidates.append(candidate)
-    return min(candidates, key=lambda candidate: robust_cost(candidate, first, GROWTH_SCALE))
+    return min(candidates, key=lambda candidate: robust_cost(candidate, first, scale))
 
 
-def _two_view(state: BundleState, first: Observations, solved: int) -> Iterator[BundleState]:
-    """Poses of the first window from the essential matrix between frame 0 and the last frame, or one half way."""
-    for other in (solved - 1, solved // 2):
+def _two_view(state: BundleState, first: Observations, solved: int, scale: float) -> Iterator[BundleState]:
+    """Poses of the first window from the essential matrix between frame 0 and a later one."""
+    for other in sorted({solved - 1, 2 * solved // 3, solved // 2}):
         chosen = (first.frame == other) & (first.anchor[first.track] == 0)
         if chosen.sum() < MIN_TRACKS:
             continue
@@ -201,25 +214,25 @@ def _two_view(state: BundleState, first: Observations, solved: int) -> Iterator[
             centres[frame] = centre * frame / other
         posed = replace(state, rotation=rotations, centre=centres)
         pair = first.where(chosen)
-        inverse_depth, _ = triangulate(posed, pair, state.inverse_depth, GROWTH_SCALE)
-        scale = float(np.median(inverse_depth[pair.track]))
-        posed = replace(posed, centre=centres * scale, inverse_depth=inverse_depth / scale)
+        inverse_depth, _ = triangulate(posed, pair, state.inverse_depth, scale)
+        typical = float(np.median(inverse_depth[pair.track]))
+        posed = replace(posed, centre=centres * typical, inverse_depth=inverse_depth / typical)
         known = np.isin(np.arange(len(first.anchor)), pair.track[inlier[:, 0] > 0])
         for frame in range(1, solved):
-            posed = _resected(posed, first, frame, known, ANNEALING)
+            posed = _resected(posed, first, frame, known, scale, ANNEALING)
         yield posed
 
 
-def _append(state: BundleState, seen: Observations, frame: int, known: Bool[np.ndarray, "N"]) -> BundleState:
+def _append(state: BundleState, seen: Observations, frame: int, known: Bool[np.ndarray, "N"], scale: float) -> BundleState:
     rotation, centre = state.rotation.copy(), state.centre.copy()
     last, before = Rotation.from_matrix(rotation[frame - 1]), Rotation.from_matrix(rotation[frame - 2])
     rotation[frame] = (last * before.inv() * last).as_matrix()
     centre[frame] = 2 * centre[frame - 1] - centre[frame - 2]
-    return _resected(replace(state, rotation=rotation, centre=centre), seen, frame, known, CLOSE_ANNEALING)
+    return _resected(replace(state, rotation=rotation, centre=centre), seen, frame, known, scale, CLOSE_ANNEALING)
 
 
 def _resected(
-    state: BundleState, seen: Observations, frame: int, known: Bool[np.ndarray, "N"], annealing: tuple[float, ...]
+    state: BundleState, seen: Observations, frame: int, known: Bool[np.ndarray, "N"], scale: float, annealing: tuple[float, ...]
 ) -> BundleState:
     chosen = (seen.frame == frame) & known[seen.track]
     if chosen.sum() < MIN_TRACKS:
@@ -234,7 +247,7 @@ def _resected(
         inverse_depth[track],
         seen.pixels[chosen],
         state.focal,
-        GROWTH_SCALE,
+        scale,
         annealing,
     )
     return replace(state, rotation=rotation, centre=centre)

@@ -72,7 +72,7 @@ def disparity_from_ground(
         for frame in np.flatnonzero(visible.sum(1) >= min(3, len(members))):
             points = moving.points[frame, members[visible[frame]]]
             ground = still.visible[frame]
-            known[frame] = _under(points, still.points[frame, ground], still_disparity[frame, ground], is_group=each >= 0)
+            known[frame] = _under(points, still.points[frame, ground], still_disparity[frame, ground], is_group=bool(each >= 0))
         if each < 0:
             out[:, members] = _neighbours(moving, members, still, still_disparity)
             continue

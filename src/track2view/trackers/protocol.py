@@ -1,7 +1,7 @@
 """What every tracker takes and returns."""
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float32, Int64
@@ -72,6 +72,7 @@ class Tracking:
     flow: NeighbourFlow | None = field(default=None, repr=False, compare=False)
 
 
+@runtime_checkable
 class Tracker(Protocol):
     """Follows points through a clip in 3D, and finds the camera's path where none is given."""
 

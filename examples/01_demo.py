@@ -1,7 +1,7 @@
 """The main job on one clip: re-film it, and, where the clip is our own procedural one, measure the result.
 
-python examples/demo.py                        a procedural clip, compared with the exact target view
-python examples/demo.py CLIP CAMERA            any other clip
+python examples/01_demo.py                        a procedural clip, compared with the exact target view
+python examples/01_demo.py CLIP CAMERA            any other clip
 """
 
 import sys
@@ -50,7 +50,7 @@ def main() -> None:
     true_target = carried_to_truth(shot.tracking.camera, target, true_source, scale_to_truth(shot, true_source, depth))
     refilmed, copied, similarity, copied_similarity = [], [], [], []
     result = read_clip(output)
-    for frame in range(0, FRAMES, 8):
+    for frame in range(8, FRAMES, 8):
         truth = render_view(world, true_target, frame)
         points = unproject(
             pixel_centres(*SIZE).double().reshape(-1, 2),
