@@ -52,13 +52,10 @@ def main() -> None:
 
 def report() -> None:
     rows = []
-    print(
-        f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {FRAMES} frames {SIZE[0]}×{SIZE[1]}\n"
-    )
-    print(
-        "| clip | ATE % | rotation ° | focal % | APD3D | AJ3D | OA | moving P/R | parallax ° | exact depth dB/SSIM | tracked dB/SSIM | copy dB/SSIM |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|---|---|---|", flush=True)
+    print(f"{platform.machine()}, {torch.get_num_threads()} threads, {FRAMES} frames of {SIZE[0]}×{SIZE[1]}\n")
+    columns = ("clip", "ATE %", "rotation °", "focal %", "APD3D", "AJ3D", "OA", "moving P/R", "parallax °")
+    columns += tuple(f"{name} dB/SSIM" for name in ("exact depth", "tracked", "copy"))
+    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}", flush=True)
     for kind, seed, dynamic in CLIPS:
         command = [sys.executable, __file__, "--clip", f"{kind},{seed},{int(dynamic)}"]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -94,10 +91,8 @@ def print_medians(rows: list[dict]) -> None:
         middle = lambda name, among: float(np.median([row[name] for row in among]))  # noqa: E731
         tracked, copied = (np.median([row[name][0] for row in travelling]) for name in ("tracked", "copy"))
         exact = np.median([row["exact"][0] for row in travelling])
-        print(
-            f"\n{'dynamic' if dynamic else 'static'}: ATE {middle('ate', travelling):.3f} %, rotation {middle('rotation', travelling):.3f}°,",
-            end=" ",
-        )
+        which = "dynamic" if dynamic else "static"
+        print(f"\n{which}: ATE {middle('ate', travelling):.3f} %, rotation {middle('rotation', travelling):.3f}°,", end=" ")
         print(f"|focal| {np.median([abs(row['focal']) for row in travelling]):.2f} %; warp: exact depth {exact:.1f} dB,", end=" ")
         print(f"tracked {tracked:.1f} dB, copying the source {copied:.1f} dB (medians)")
 

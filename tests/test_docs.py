@@ -29,7 +29,7 @@ def workshop(short_file: Path, tmp_path: Path) -> Path:
 
 def test_the_python_of_the_readme_runs(workshop: Path) -> None:
     (code,) = blocks("README.md", "python")
-    assert len(code.strip().splitlines()) <= 5
+    assert len([line for line in code.splitlines() if line]) <= 5
     done = subprocess.run([sys.executable, "-c", code], cwd=workshop, capture_output=True, text=True, check=False, env=os.environ)
     assert done.returncode == 0, done.stderr
     assert (workshop / "out" / "orbit" / "output.mp4").exists()

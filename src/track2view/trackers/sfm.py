@@ -17,7 +17,7 @@ from track2view.trackers.moving import ImageTracks, carry, disparity_from_ground
 from track2view.trackers.protocol import Queries, Tracking, TrackingReport
 
 FOCAL_PER_LONGER_SIDE = 1.0
-LOW_PARALLAX_DEGREES = 0.4
+LOW_PARALLAX_DEGREES = 0.5
 SUPPORT_SPACING = 16
 SUPPORT_INTERVAL = 10
 SUPPORT_BATCHES = 40

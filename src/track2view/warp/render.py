@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -63,6 +64,7 @@ class WarpRenderer:
             raise UserError(f"clip, depth and camera disagree on frames: {len(clip)}, {len(depth.disparity)}, {len(camera)}")
         self.clip, self.depth, self.device = clip, depth, torch.device(device)
         self.camera = camera.resized(clip.size)
+        self._view = lru_cache(maxsize=BACKGROUND_FRAMES + 1)(self._load)
         self.background = self._gather_background()
 
     def render(self, target: CameraPath, frame: int) -> RenderedFrame:
@@ -92,7 +94,7 @@ class WarpRenderer:
         )
         height, width = self.clip.size
         zoom = float(target.intrinsics[frame, 0, 0] / self.camera.intrinsics[frame, 0, 0]) * height / target.size[0]
-        disparity = self._disparity(frame)
+        _, disparity = self._view(frame)
         middle = torch.tensor([width / 2, height / 2, 1.0], device=self.device)
         approach = float((matrix[2] @ middle + shift[2] * disparity.median()).clamp(min=0.2))
         scale = target.size[0] / height * zoom / approach
@@ -128,10 +130,10 @@ class WarpRenderer:
         centres = torch.stack([where % target.size[1], where // target.size[1]], dim=-1).float() + 0.5
         pixels, expected = _carry(centres, surface, matrix, shift)
         grid = (pixels / torch.tensor([width / 2, height / 2], device=self.device) - 1)[None, None]
-        image = (self.clip.frames[source_frame].to(self.device).float() / 255)[None]
-        sampled = grid_sample(image, grid, mode="bicubic", padding_mode="border", align_corners=False)[0, :, 0].clamp(0, 1)
+        image, disparity = self._view(source_frame)
+        sampled = grid_sample(image[None], grid, mode="bicubic", padding_mode="border", align_corners=False)[0, :, 0].clamp(0, 1)
         column = pixels[:, 0].long().clamp(0, width - 1)
-        found = self._disparity(source_frame)[pixels[:, 1].long().clamp(0, height - 1), column]
+        found = disparity[pixels[:, 1].long().clamp(0, height - 1), column]
         inside = (pixels >= 0).all(-1) & (pixels[:, 0] <= width) & (pixels[:, 1] <= height)
         agrees = (found - expected).abs() < AGREEMENT * torch.maximum(found, expected)
         good = (surface > 0) & inside & agrees
@@ -189,8 +191,10 @@ class WarpRenderer:
             xyz, frames = torch.cat([xyz, points]), torch.cat([frames, torch.full((len(points),), key, device=self.device)])
         return _Background(xyz=xyz, frame=frames)
 
-    def _disparity(self, frame: int) -> Float32[Tensor, "h w"]:
-        return torch.from_numpy(self.depth.at(frame, self.clip.size)).to(self.device)
+    def _load(self, frame: int) -> tuple[Float32[Tensor, "3 h w"], Float32[Tensor, "h w"]]:
+        """A source frame in [0, 1] and its disparity; ``_view`` keeps the few frames that a target frame draws on."""
+        disparity = torch.from_numpy(self.depth.at(frame, self.clip.size)).to(self.device)
+        return self.clip.frames[frame].to(self.device).float() / 255, disparity
 
 
 def render_path(renderer: WarpRenderer, target: CameraPath) -> "list[RenderedFrame]":
