@@ -4,7 +4,7 @@ python examples/01_demo.py                        a procedural clip, compared wi
 python examples/01_demo.py CLIP CAMERA            any other clip
 """
 
-import sys
+import argparse
 import time
 from dataclasses import replace
 from fractions import Fraction
@@ -20,19 +20,26 @@ from track2view.scenes import make_camera, make_world, render_clip, render_view
 from track2view.scenes.render import see_points
 from track2view.video import clip_images, read_clip, write_video
 
-FRAMES, SIZE, SEED = 81, (352, 624), 8
+SEED = 8
+COMPARED = 10
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("clip", nargs="?", type=Path)
+    parser.add_argument("camera", nargs="?", default="orbit-right")
+    parser.add_argument("--frames", type=int, default=81)
+    parser.add_argument("--height", type=int, default=352)
+    given = parser.parse_args()
     out = Path("demo")
-    if len(sys.argv) > 1:
-        clip = read_clip(Path(sys.argv[1]))
-        shot = prepare(clip)
-        print(write_run(shot, target_camera(shot, sys.argv[2]), out / f"{Path(sys.argv[1]).stem}-{sys.argv[2]}"))
+    if given.clip:
+        shot = prepare(read_clip(given.clip))
+        print(write_run(shot, target_camera(shot, given.camera), out / f"{given.clip.stem}-{given.camera}"))
         return
 
-    world = make_world(SEED, frames=FRAMES, dynamic=True)
-    true_source = make_camera("handheld", SEED, frames=FRAMES, size=SIZE)
+    frames, size = given.frames, (given.height, 2 * round(given.height * 8 / 9))
+    world = make_world(SEED, frames=frames, dynamic=True)
+    true_source = make_camera("handheld", SEED, frames=frames, size=size)
     print(f"1. rendering the source clip: {world.caption}")
     exact, depth, _ = render_clip(world, true_source, Fraction(30))
     write_video(out / "source.mp4", clip_images(exact), exact.fps)
@@ -50,15 +57,15 @@ def main() -> None:
     true_target = carried_to_truth(shot.tracking.camera, target, true_source, scale_to_truth(shot, true_source, depth))
     refilmed, copied, similarity, copied_similarity = [], [], [], []
     result = read_clip(output)
-    for frame in range(8, FRAMES, 8):
+    for frame in range(frames - 1, 0, -max(1, frames // COMPARED)):
         truth = render_view(world, true_target, frame)
         points = unproject(
-            pixel_centres(*SIZE).double().reshape(-1, 2),
+            pixel_centres(*size).double().reshape(-1, 2),
             truth.depth.double().reshape(-1),
             true_target.world_from_camera[frame],
             true_target.intrinsics[frame],
         )
-        seen = see_points(world, true_source, frame, points).reshape(SIZE)
+        seen = see_points(world, true_source, frame, points).reshape(size)
         refilmed.append(psnr(result.frames[frame], truth.colour, seen))
         copied.append(psnr(exact.frames[frame], truth.colour, seen))
         similarity.append(ssim(result.frames[frame], truth.colour, seen))

@@ -48,6 +48,15 @@ def test_the_commands_of_the_readme_run(workshop: Path) -> None:
     assert (workshop / "out" / "clip-recam-9" / "output.mp4").exists()
 
 
+@pytest.mark.parametrize("example", [["01_demo.py", "--frames", "12", "--height", "96"], ["02_paired_tracks.py"]], ids=lambda each: each[0])
+def test_examples_run(example: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "examples" / example[0]), *example[1:]]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=os.environ)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) >= 3
+    assert "nan" not in done.stdout
+
+
 def test_the_make_targets_named_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     named = set(re.findall(r"make ([a-z-]+)", (ROOT / "README.md").read_text() + (ROOT / "docs/contributing.md").read_text()))

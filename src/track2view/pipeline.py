@@ -19,7 +19,7 @@ from jaxtyping import UInt8
 
 from track2view import cache
 from track2view.cameras import apply_move, parse_move, read_camera, read_keyframes
-from track2view.cameras.moves import Easing
+from track2view.cameras.moves import RECAM_METRES_TO_PIVOT, Easing
 from track2view.errors import UserError
 from track2view.geometry import invert
 from track2view.overview import draw_overview
@@ -275,7 +275,7 @@ def _placed(camera: CameraPath, shot: Shot, path: Path, relative_to: RelativeTo 
     """A file's path in the source camera's world."""
     source = shot.tracking.camera
     if len(camera) != len(source):
-        if not resample and path.suffix in (".json", ".npz", ".txt") and len(camera) != len(source):
+        if not resample:
             raise UserError(
                 f"{path}: has {len(camera)} frames, the clip has {len(source)}; use --resample to stretch it, or --frames {len(camera)}"
             )
@@ -287,8 +287,6 @@ def _placed(camera: CameraPath, shot: Shot, path: Path, relative_to: RelativeTo 
     if camera.unit == "scene":
         camera = camera.scaled(shot.unit_length, source.unit)
     elif source.unit == "scene":
-        from track2view.cameras.moves import RECAM_METRES_TO_PIVOT
-
         camera = camera.scaled(1 / RECAM_METRES_TO_PIVOT, "scene")
     step = invert(camera.world_from_camera[:1]) @ camera.world_from_camera
     zoom = camera.intrinsics[:, [0, 1], [0, 1]] / camera.intrinsics[:1, [0, 1], [0, 1]]

@@ -15,10 +15,11 @@ import numpy as np
 import pycolmap
 import torch
 from jaxtyping import Float64
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from track2view.errors import UserError
-from track2view.geometry import invert, rigid, rotation_about
+from track2view.geometry import invert, nearest_rotation, rigid, rotation_about
 from track2view.records import CameraPath, Size, atomic_path
 
 OPENCV_FROM_OPENGL = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))
@@ -294,8 +295,6 @@ def _write_json(path: Path, document: dict) -> None:
 
 def _write_colmap(camera: CameraPath, folder: Path) -> None:
     """COLMAP's text model: one PINHOLE camera and one image per frame, no points."""
-    from scipy.spatial.transform import Rotation
-
     folder.mkdir(parents=True, exist_ok=True)
     height, width = camera.size
     cameras, images = [], []
@@ -335,8 +334,8 @@ def _orthonormal(rotation: Float64[Tensor, "T 3 3"]) -> Float64[Tensor, "T 3 3"]
     rounding = (off > 1e-9) & (off < 1e-3) & (torch.linalg.det(rotation) > 0)
     if not bool(rounding.any()):
         return rotation
-    left, _, right = torch.linalg.svd(torch.where(rounding[:, None, None], rotation, torch.eye(3, dtype=torch.float64)))
-    return torch.where(rounding[:, None, None], left @ right, rotation)
+    safe = torch.where(rounding[:, None, None], rotation, torch.eye(3, dtype=torch.float64))
+    return torch.where(rounding[:, None, None], nearest_rotation(safe), rotation)
 
 
 def _tensor(values: object) -> Float64[Tensor, "..."]:

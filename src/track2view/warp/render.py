@@ -14,7 +14,6 @@ from torch.nn.functional import avg_pool2d, grid_sample, interpolate, max_pool2d
 from track2view.errors import UserError
 from track2view.geometry import invert, pixel_centres
 from track2view.records import CameraPath, Clip
-from track2view.video import progress
 from track2view.warp.densify import DenseDepth
 from track2view.warp.splat import splat_disparity, splat_nearest
 
@@ -195,11 +194,6 @@ class WarpRenderer:
         """A source frame in [0, 1] and its disparity; ``_view`` keeps the few frames that a target frame draws on."""
         disparity = torch.from_numpy(self.depth.at(frame, self.clip.size)).to(self.device)
         return self.clip.frames[frame].to(self.device).float() / 255, disparity
-
-
-def render_path(renderer: WarpRenderer, target: CameraPath) -> "list[RenderedFrame]":
-    """All frames of a target path; for long clips call :meth:`WarpRenderer.render` frame by frame instead."""
-    return [renderer.render(target, frame) for frame in progress(range(len(target)), "warping", len(target))]
 
 
 def _look(
