@@ -220,11 +220,11 @@ def make_folder(out: Path) -> None:
 
 
 def memory_needed(frames: int, size: Size) -> int:
-    """Bytes that tracking and rendering a clip take at their peak; measured, see docs/benchmarks.md."""
+    """Bytes that tracking and rendering a clip take at their peak: libraries, frames, flow, followed points, depth."""
     height, width = size
     scale = min(1.0, 480 / min(size))
     working = height * width * scale * scale
-    return int(600e6 + frames * (3 * height * width + 8 * working) + 170 * height * width)
+    return int(900e6 + frames * (3 * height * width + 16 * working) + 170 * height * width)
 
 
 def check_memory(clip: Clip) -> None:

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pycolmap
 import torch
 from jaxtyping import Float64
 from scipy.spatial.transform import Rotation
@@ -250,6 +249,8 @@ def _read_colmap(folder: Path) -> CameraPath:
     model = next((each for each in (folder, folder / "sparse" / "0", folder / "sparse") if any(each.glob("cameras.*"))), None)
     if model is None:
         raise UserError("a folder without a COLMAP model (cameras.txt or cameras.bin)")
+    import pycolmap  # here, since it takes over the process's signal handlers as soon as it is imported
+
     reconstruction = pycolmap.Reconstruction(str(model))
     images = sorted(reconstruction.images.values(), key=lambda image: image.name)
     if not images:

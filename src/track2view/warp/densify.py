@@ -21,6 +21,8 @@ SPACING = 5
 STILL_PIXELS = 1.5
 MOVING_PIXELS = 2.5
 PRIOR_PIXELS = 10.0
+TRUSTED = 0.2
+NEAREST = 1.6
 SMOOTHING = 60.0
 COLOUR_SIGMA = 12.0
 EDGE_WINDOW = 7
@@ -92,6 +94,7 @@ def densify(clip: Clip, flow: NeighbourFlow, tracks: TrackSet, camera: CameraPat
             lively = chosen & dense.moving
             disparity[lively], known = anchors.moving_disparity(frame, dense.points[row, lively])
             chosen[np.flatnonzero(lively)[~known]] = False
+            chosen &= disparity < anchors.nearest
             cell = (dense.points[row, chosen] / 2).astype(int)
             index = np.clip(cell[:, 1], 0, height - 1) * width + np.clip(cell[:, 0], 0, width - 1)
             nearby = np.float32(np.exp(-abs(frame - key) / REACH))
@@ -129,7 +132,11 @@ class _Anchors:
         self.moving = tracks.moving.numpy() if tracks.moving is not None else np.zeros(count, bool)
         self.weight = tracks.confidence.numpy()
         self.reach = 0.05 * max(size)
-        self.typical = float(np.median(self.disparity[self.usable])) if self.usable.any() else 1.0
+        trusted = self.disparity[self.usable & ~self.moving & (self.weight > TRUSTED)]
+        trusted = next((each for each in (trusted, self.disparity[self.usable]) if len(each)), np.ones(1))
+        self.typical = float(np.median(trusted))
+        self.nearest = NEAREST * float(np.percentile(trusted, 98))
+        self.usable &= self.disparity < self.nearest
 
     def moving_disparity(self, frame: int, points: Float32[np.ndarray, "n 2"]) -> tuple[Float32[np.ndarray, "n"], Bool[np.ndarray, "n"]]:
         """Disparity of the moving tracks nearest to points, and whether one is near."""
