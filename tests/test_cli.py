@@ -251,6 +251,16 @@ def test_a_shot_change_is_named(arc: TrueShot, lively: TrueShot, tmp_path: Path)
     assert "Traceback" not in done.stderr
 
 
+def test_poses_and_intrinsics_of_unequal_length_are_refused(short_file: Path, tmp_path: Path) -> None:
+    """In a process of its own: here jaxtyping would refuse them before the record's own check speaks."""
+    poses = np.eye(4)[None].repeat(5, 0).tolist()
+    path = text(tmp_path / "camera.json", camera_document(world_from_camera=poses))
+    done = run(["render", short_file, "--camera", path], tmp_path)
+    assert done.returncode == 2
+    assert "intrinsics: expected [5, 3, 3]" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_memory_is_predicted(short_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     import psutil
 
