@@ -9,7 +9,7 @@ eliminated by a scalar Schur complement, so one step costs a dense solve in the 
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float32, Float64, Int64
 from scipy.linalg import cho_factor, cho_solve
 from scipy.spatial.transform import Rotation
 
@@ -38,7 +38,7 @@ class Observations:
     anchor_pixels: Float64[np.ndarray, "N 2"]
 
     @staticmethod
-    def of(points: Float64[np.ndarray, "T N 2"], visible: Bool[np.ndarray, "T N"], anchor: Int64[np.ndarray, "N"]) -> "Observations":
+    def of(points: Float32[np.ndarray, "T N 2"], visible: Bool[np.ndarray, "T N"], anchor: Int64[np.ndarray, "N"]) -> "Observations":
         """Flatten dense arrays of positions relative to the principal point."""
         seen = visible.copy()
         seen[anchor, np.arange(len(anchor))] = False
@@ -48,9 +48,9 @@ class Observations:
         return Observations(
             frame=frame,
             track=track,
-            pixels=points[frame, track],
+            pixels=points[frame, track].astype(np.float64),
             anchor=anchor,
-            anchor_pixels=points[anchor, np.arange(len(anchor))],
+            anchor_pixels=points[anchor, np.arange(len(anchor))].astype(np.float64),
         )
 
     def where(self, keep: Bool[np.ndarray, "M"]) -> "Observations":
@@ -76,6 +76,15 @@ class _Linearised:
     by_anchor: Float64[np.ndarray, "M 2 6"]
     by_log_focal: Float64[np.ndarray, "M 2"]
     by_log_depth: Float64[np.ndarray, "M 2"]
+
+
+def canonical_pixels(
+    points: Float32[np.ndarray, "T N 2"], intrinsics: Float64[np.ndarray, "T 3 3"]
+) -> tuple[Float32[np.ndarray, "T N 2"], float]:
+    """Pixels as a camera would see them that has frame 0's focal length throughout and its principal point at 0; that focal."""
+    focal = intrinsics[0, 0, 0]
+    scale = focal / intrinsics[:, [0, 1], [0, 1]]
+    return ((points - intrinsics[:, None, :2, 2]) * scale[:, None]).astype(np.float32), float(focal)
 
 
 def residuals(state: BundleState, seen: Observations) -> tuple[Float64[np.ndarray, "M 2"], Bool[np.ndarray, "M"]]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float16, Float32, UInt8
+from jaxtyping import Bool, Float, Float16, Float32, Float64, UInt8
 
 from track2view.records import Clip, Size
 from track2view.video import progress
@@ -14,7 +14,12 @@ STORED_STRIDE = 2
 ROUND_TRIP_PIXELS = 1.0
 REFRESH_FRAMES = 6
 REFRESH_PIXELS = 3.0
-PATCH = (13, 13)
+WINDOW = (13, 13)
+PATCH_SIDE = 19
+SHEET_COLUMNS = 256
+STRETCH_ARM = 6.0
+STRETCH_ARMS = np.array([[STRETCH_ARM, 0], [-STRETCH_ARM, 0], [0, STRETCH_ARM], [0, -STRETCH_ARM]], np.float32)
+MAX_STRETCH = 0.7
 PATCH_ERROR = 12.0
 CUT_TRUST = 0.25
 CUT_LIKENESS = 0.6
@@ -87,36 +92,52 @@ def follow(
     """Chain flow from points of one frame through ``frames``; positions are meaningless (but finite) where not visible.
 
     Chained flow drifts, and sticks to what passes in front. So every few frames the patch around each point is matched to
-    where the track last was sure of itself, and to the query's own patch where that still looks alike: the difference is
-    spread over the frames between, and a track that matches neither ends.
+    where the track last was sure of itself, and to the query's own patch where that still looks alike, both stretched as
+    the flow around the point stretched: the difference is spread over the frames between, and a track that matches
+    neither ends.
     """
     points = np.zeros((len(frames), len(query_points), 2), np.float32)
     visible = np.zeros((len(frames), len(query_points)), bool)
-    start = query_frame - frames.start
-    points[start], visible[start] = query_points, True
+    query = query_frame - frames.start
+    points[query], visible[query] = query_points, True
     for direction, stop in ((1, len(frames)), (-1, -1)):
-        sure = start
-        for here in range(start + direction, stop, direction):
+        sure, stretch = query, np.tile(np.eye(2, dtype=np.float32), (len(query_points), 1, 1))
+        around = query_points[:, None] + STRETCH_ARMS
+        for here in range(query + direction, stop, direction):
             before = here - direction
             alive = np.flatnonzero(visible[before])
             if not len(alive):
                 break
             after, trusted = flow.step(frames[before], direction, points[before, alive])
             points[here, alive], visible[here, alive] = after, trusted
+            around[alive], _ = flow.step(frames[before], direction, around[alive])
             if abs(here - sure) == REFRESH_FRAMES or here + direction == stop:
-                _refresh(flow, frames, points, visible, start, sure, here)
-                sure = here
+                since_sure = np.stack([around[:, 0] - around[:, 1], around[:, 2] - around[:, 3]], axis=-1) / (2 * STRETCH_ARM)
+                _refresh(flow, frames, points, visible, (query, sure, here), since_sure, since_sure @ stretch)
+                sure, stretch = here, since_sure @ stretch
+                around = points[here, :, None] + STRETCH_ARMS
     return points, visible
 
 
-def _refresh(flow: NeighbourFlow, frames: range, points: np.ndarray, visible: np.ndarray, query: int, sure: int, here: int) -> None:
+def _refresh(
+    flow: NeighbourFlow,
+    frames: range,
+    points: Float32[np.ndarray, "T N 2"],
+    visible: Bool[np.ndarray, "T N"],
+    rows: tuple[int, int, int],
+    since_sure: Float32[np.ndarray, "N 2 2"],
+    since_query: Float32[np.ndarray, "N 2 2"],
+) -> None:
+    """Correct tracks, in place, between the rows of the query, the last sure frame, and the present one."""
+    query, sure, here = rows
     alive = np.flatnonzero(visible[here])
     if not len(alive):
         return
     image, guess = flow.grey[frames[here]], points[here, alive]
-    matched, good = _match(flow.grey[frames[sure]], image, points[sure, alive], guess)
+    matched, good = _match(flow.grey[frames[sure]], image, points[sure, alive], guess, since_sure[alive])
     if sure != query:
-        to_query, alike = _match(flow.grey[frames[query]], image, points[query, alive], np.where(good[:, None], matched, guess))
+        better = np.where(good[:, None], matched, guess)
+        to_query, alike = _match(flow.grey[frames[query]], image, points[query, alive], better, since_query[alive])
         matched = np.where(alike[:, None], to_query, matched)
         good |= alike
     lost = alive[~good]
@@ -130,32 +151,59 @@ def _refresh(flow: NeighbourFlow, frames: range, points: np.ndarray, visible: np
 
 
 def _match(
-    template: UInt8[np.ndarray, "H W"], image: UInt8[np.ndarray, "H W"], at: np.ndarray, guess: np.ndarray
+    template: UInt8[np.ndarray, "H W"],
+    image: UInt8[np.ndarray, "H W"],
+    at: Float32[np.ndarray, "n 2"],
+    guess: Float32[np.ndarray, "n 2"],
+    stretch: Float32[np.ndarray, "n 2 2"],
 ) -> tuple[Float32[np.ndarray, "n 2"], Bool[np.ndarray, "n"]]:
     """Lucas-Kanade from a good guess, and whether it moved little and the patches look alike.
 
-    Where a patch has too little texture to be matched, the guess stands if the patches look alike there.
+    Template patches are stretched (``image_from_template``, a 2×2 matrix each) before they are compared. All patches are
+    laid out side by side in two sheets, so that one call matches them all. Where a patch has too little texture to be
+    matched, the guess stands if the patches look alike there.
     """
-    half = np.float32(0.5)
+    tame = (np.abs(stretch - np.eye(2)).max((1, 2)) < MAX_STRETCH)[:, None, None]
+    template_from_image = np.linalg.inv(np.where(tame, stretch, np.eye(2)))
+    base = np.floor(guess)
+    fraction = guess - base - np.float32(0.5)
+    before = _sheet(template, at - (template_from_image @ fraction[..., None])[..., 0], template_from_image)
+    after = _sheet(image, base + np.float32(0.5), np.tile(np.eye(2), (len(at), 1, 1)))
+    corner = np.stack(np.divmod(np.arange(len(at)), SHEET_COLUMNS)[::-1], axis=-1) * PATCH_SIDE
+    start = (corner + PATCH_SIDE // 2 + fraction).astype(np.float32)[:, None]
     found, status, error = cv2.calcOpticalFlowPyrLK(
-        template,
-        image,
-        (at - half).astype(np.float32)[:, None],
-        (guess - half).astype(np.float32)[:, None].copy(),
-        winSize=PATCH,
-        maxLevel=1,
+        before,
+        after,
+        start,
+        start.copy(),
+        winSize=WINDOW,
+        maxLevel=0,
         criteria=(cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 20, 0.01),
         flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
     )
-    found = found[:, 0] + half
-    good = (status[:, 0] == 1) & (np.linalg.norm(found - guess, axis=-1) < REFRESH_PIXELS) & (error[:, 0] < PATCH_ERROR)
+    shift = found[:, 0] - start[:, 0]
+    good = (status[:, 0] == 1) & (np.linalg.norm(shift, axis=-1) < REFRESH_PIXELS) & (error[:, 0] < PATCH_ERROR)
     plain = np.flatnonzero(status[:, 0] == 0)
     if len(plain):
-        found[plain] = guess[plain]
+        shift[plain] = 0
         offsets = np.stack(np.meshgrid([-4, 0, 4], [-4, 0, 4]), axis=-1).reshape(1, -1, 2).astype(np.float32)
-        before, after = sample(template, at[plain, None] + offsets), sample(image, guess[plain, None] + offsets)
-        good[plain] = np.abs(before.astype(np.float32) - after).mean(axis=1) < PATCH_ERROR
-    return found, good
+        was, now = sample(template, at[plain, None] + offsets), sample(image, guess[plain, None] + offsets)
+        good[plain] = np.abs(was.astype(np.float32) - now).mean(axis=1) < PATCH_ERROR
+    return guess + shift, good
+
+
+def _sheet(
+    image: UInt8[np.ndarray, "H W"], middle: Float[np.ndarray, "n 2"], image_from_patch: Float64[np.ndarray, "n 2 2"]
+) -> UInt8[np.ndarray, "S s"]:
+    """Square patches around points, sampled bilinearly, side by side in one picture."""
+    rows = -(-len(middle) // SHEET_COLUMNS)
+    where = np.zeros((rows * SHEET_COLUMNS, 2, 3), np.float32)
+    where[: len(middle)] = np.concatenate([image_from_patch, middle[..., None] - 0.5], axis=-1)
+    across, down, offset = where.reshape(rows, 1, SHEET_COLUMNS, 1, 2, 3).transpose(5, 4, 0, 1, 2, 3)
+    step = np.arange(PATCH_SIDE, dtype=np.float32) - PATCH_SIDE // 2
+    side = (rows * PATCH_SIDE, SHEET_COLUMNS * PATCH_SIDE)
+    u, v = (across[axis] * step + (down[axis] * step[:, None, None] + offset[axis]) for axis in (0, 1))
+    return cv2.remap(image, u.reshape(side), v.reshape(side), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
 def shot_changes(flow: NeighbourFlow) -> list[int]:

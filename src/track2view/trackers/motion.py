@@ -102,8 +102,7 @@ def estimate(flow: NeighbourFlow, focal: float, *, focal_known: bool) -> CameraM
     stride = -(-count // MAX_KEYFRAMES)
     keyframes = np.unique(np.append(np.arange(0, count, stride), count - 1))
     tracks = sow(flow, keyframes)
-    centre_of_image = np.array([flow.size[1] / 2, flow.size[0] / 2])
-    centred = tracks.points.astype(np.float64) - centre_of_image
+    centred = tracks.points - np.array([flow.size[1] / 2, flow.size[0] / 2], np.float32)
     on_key = np.searchsorted(keyframes, tracks.query_frame)
     usable = tracks.visible[keyframes].sum(0) >= min(3, len(keyframes))
     seen = Observations.of(centred[keyframes], tracks.visible[keyframes] & usable, on_key)
@@ -282,7 +281,7 @@ def _all_frames(
     state: BundleState,
     seen: Observations,
     keyframes: Int64[np.ndarray, "K"],
-    centred: Float64[np.ndarray, "T N 2"],
+    centred: Float32[np.ndarray, "T N 2"],
     visible: Bool[np.ndarray, "T N"],
     static: Bool[np.ndarray, "N"],
 ) -> tuple[Float64[np.ndarray, "T 3 3"], Float64[np.ndarray, "T 3"]]:
@@ -300,7 +299,13 @@ def _all_frames(
         chosen = visible[frame] & static
         if chosen.sum() >= MIN_TRACKS:
             rotation[frame], centre[frame] = resect(
-                rotation[frame], centre[frame], directions[chosen], inverse_depth[chosen], centred[frame, chosen], state.focal, 1.0
+                rotation[frame],
+                centre[frame],
+                directions[chosen],
+                inverse_depth[chosen],
+                centred[frame, chosen].astype(np.float64),
+                state.focal,
+                1.0,
             )
     return rotation, centre
 

@@ -7,7 +7,7 @@ known: tracks are grouped by where they are and how they move, and each group ta
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float32, Float64, Int64
 from scipy.ndimage import gaussian_filter1d, percentile_filter
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
@@ -24,9 +24,9 @@ SMOOTHING_FRAMES = 4.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageTracks:
-    """Tracks in the image, in units of its longer side."""
+    """Tracks in the image, in units of its longer side, from its middle."""
 
-    points: Float64[np.ndarray, "T N 2"]
+    points: Float32[np.ndarray, "T N 2"]
     visible: Bool[np.ndarray, "T N"]
 
 
@@ -60,7 +60,7 @@ def group(tracks: ImageTracks) -> Int64[np.ndarray, "N"]:
 
 
 def disparity_from_ground(
-    moving: ImageTracks, label: Int64[np.ndarray, "N"], still: ImageTracks, still_disparity: Float64[np.ndarray, "T M"]
+    moving: ImageTracks, label: Int64[np.ndarray, "N"], still: ImageTracks, still_disparity: Float32[np.ndarray, "T M"]
 ) -> Float64[np.ndarray, "T N"]:
     """Inverse depth of every moving track at every frame its group is seen in (held before and after)."""
     frames, count = moving.visible.shape
@@ -123,7 +123,7 @@ def _under(points: np.ndarray, still: np.ndarray, disparity: np.ndarray, *, is_g
 
 
 def _neighbours(
-    moving: ImageTracks, members: Int64[np.ndarray, "n"], still: ImageTracks, disparity: Float64[np.ndarray, "T M"]
+    moving: ImageTracks, members: Int64[np.ndarray, "n"], still: ImageTracks, disparity: Float32[np.ndarray, "T M"]
 ) -> Float64[np.ndarray, "T n"]:
     """For strays: the median of the nearest still points, over all frames they were seen in."""
     out = np.ones((len(moving.points), len(members)))

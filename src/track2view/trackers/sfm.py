@@ -5,16 +5,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float32, Float64, Int64
 
 from track2view.errors import UserError
 from track2view.geometry import project, rigid, unproject
 from track2view.records import CameraPath, Clip, TrackSet, horizontal_fov, scale_of
-from track2view.trackers.bundle import BundleState, Observations, residuals, triangulate, world_directions
+from track2view.trackers.bundle import BundleState, Observations, canonical_pixels, residuals, triangulate, world_directions
 from track2view.trackers.flow import NeighbourFlow, follow, neighbour_flow, shot_changes
 from track2view.trackers.motion import CameraMotion, estimate, static_tracks
 from track2view.trackers.moving import ImageTracks, carry, disparity_from_ground, group
 from track2view.trackers.protocol import Queries, Tracking, TrackingReport
+from track2view.video import progress
 
 FOCAL_PER_LONGER_SIDE = 1.0
 LOW_PARALLAX_DEGREES = 0.5
@@ -31,7 +32,7 @@ class _Lifted:
     """Flow tracks with depth: ``points`` are canonical pixels (focal of frame 0, relative to the principal point)."""
 
     focal: float
-    points: Float64[np.ndarray, "T N 2"]
+    points: Float32[np.ndarray, "T N 2"]
     visible: Bool[np.ndarray, "T N"]
     query_frame: Int64[np.ndarray, "N"]
     xyz: Float64[np.ndarray, "N 3"]
@@ -85,9 +86,9 @@ class SfmTracker:
         xyz = _positions(wanted, support, camera)
         confidence = _confidence(wanted)
         tracks = TrackSet(
-            xyz_world=torch.from_numpy(xyz).float(),
+            xyz_world=torch.from_numpy(xyz),
             visible=torch.from_numpy(wanted.visible),
-            confidence=torch.from_numpy(confidence).float(),
+            confidence=torch.from_numpy(confidence),
             query_frame=queries.frame.clone(),
             moving=torch.from_numpy(wanted.moving),
         )
@@ -128,49 +129,62 @@ def _support_queries(flow: NeighbourFlow) -> Queries:
 def _lift(flow: NeighbourFlow, camera: CameraPath, queries: Queries) -> _Lifted:
     """Follow queries through the clip, triangulate them as if still, and see which ones are not."""
     frames, count = len(camera), len(queries.frame)
-    height, width = flow.size
-    points = np.zeros((frames, count, 2), np.float32)
-    visible = np.zeros((frames, count), bool)
-    start = queries.uv.numpy() * np.array([width, height], np.float32)
-    for frame in queries.frame.unique().tolist():
-        chosen = np.flatnonzero(queries.frame.numpy() == frame)
-        points[:, chosen], visible[:, chosen] = follow(flow, frame, start[chosen].astype(np.float32), range(frames))
-    intrinsics = camera.resized(flow.size).intrinsics.numpy()
-    focal = intrinsics[0, 0, 0]
-    scale = focal / intrinsics[:, [0, 1], [0, 1]]
-    canonical = (points - intrinsics[:, None, :2, 2]) * scale[:, None]
     query_frame = queries.frame.numpy()
-    state = BundleState(
-        rotation=camera.camera_from_world[:, :3, :3].numpy(),
-        centre=camera.world_from_camera[:, :3, 3].numpy(),
-        inverse_depth=np.ones(count),
-        focal=float(focal),
+    start = queries.uv.numpy() * np.array([flow.size[1], flow.size[0]], np.float32)
+    intrinsics = camera.resized(flow.size).intrinsics.numpy()
+    rotation, centre = camera.camera_from_world[:, :3, :3].numpy(), camera.world_from_camera[:, :3, 3].numpy()
+    points, visible = np.empty((frames, count, 2), np.float32), np.empty((frames, count), bool)
+    xyz, moving = np.empty((count, 3)), np.empty(count, bool)
+    error, depth_deviation, parallax = np.empty(count), np.empty(count), np.empty(count)
+    for frame in progress(np.unique(query_frame), "tracks", len(np.unique(query_frame))):
+        batch = np.flatnonzero(query_frame == frame)
+        followed, visible[:, batch] = follow(flow, int(frame), start[batch].astype(np.float32), range(frames))
+        points[:, batch], focal = canonical_pixels(followed, intrinsics)
+        state = BundleState(rotation=rotation, centre=centre, inverse_depth=np.ones(len(batch)), focal=focal)
+        state, seen, information = _triangulated(state, points[:, batch], visible[:, batch], int(frame))
+        residual, in_front = residuals(state, seen)
+        size = np.where(in_front, np.linalg.norm(residual, axis=-1), 99.0)
+        directions = world_directions(state, seen)
+        observed = np.bincount(seen.track, minlength=len(batch))
+        xyz[batch] = centre[frame] + directions / state.inverse_depth[:, None]
+        moving[batch] = (observed > 0) & ~static_tracks(state, seen)
+        error[batch] = np.bincount(seen.track, size, len(batch)) / np.maximum(observed, 1)
+        depth_deviation[batch] = 0.3 / np.sqrt(information + 1e-9) / state.inverse_depth
+        parallax[batch] = _parallax(state, seen, directions)
+    return _Lifted(
+        focal=float(intrinsics[0, 0, 0]),
+        points=points,
+        visible=visible,
+        query_frame=query_frame,
+        xyz=xyz,
+        moving=moving,
+        error=error,
+        depth_deviation=depth_deviation,
+        parallax=parallax,
     )
-    seen = Observations.of(canonical, visible, query_frame)
+
+
+def _triangulated(
+    state: BundleState, points: Float32[np.ndarray, "T N 2"], visible: Bool[np.ndarray, "T N"], frame: int
+) -> tuple[BundleState, Observations, Float64[np.ndarray, "N"]]:
+    """Inverse depths of tracks that start in one frame, those that views say little of drawn to the typical one; their information."""
+    count = points.shape[1]
+    seen = Observations.of(points, visible, np.full(count, frame))
     first, _ = triangulate(state, seen, state.inverse_depth, TRIANGULATION_SCALE)
     observed = np.isin(np.arange(count), seen.track)
     typical = float(np.median(first[observed])) if observed.any() else 1.0
     inverse_depth, information = triangulate(state, seen, np.full(count, typical), TRIANGULATION_SCALE)
-    state = replace(state, inverse_depth=inverse_depth)
-    error, in_front = residuals(state, seen)
-    size = np.where(in_front, np.linalg.norm(error, axis=-1), 99.0)
-    total = np.bincount(seen.track, minlength=count)
-    baseline = state.centre[seen.frame] - state.centre[query_frame[seen.track]]
-    directions = world_directions(state, seen)
-    across = np.linalg.norm(np.cross(directions[seen.track], baseline), axis=-1) / np.linalg.norm(directions[seen.track], axis=-1)
-    parallax = np.zeros(count)
-    np.maximum.at(parallax, seen.track, np.degrees(np.arctan(across * inverse_depth[seen.track])))
-    return _Lifted(
-        focal=float(focal),
-        points=canonical,
-        visible=visible,
-        query_frame=query_frame,
-        xyz=state.centre[query_frame] + directions / inverse_depth[:, None],
-        moving=observed & ~static_tracks(state, seen),
-        error=np.bincount(seen.track, size, count) / np.maximum(total, 1),
-        depth_deviation=0.3 / np.sqrt(information + 1e-9) / inverse_depth,
-        parallax=parallax,
-    )
+    return replace(state, inverse_depth=inverse_depth), seen, information
+
+
+def _parallax(state: BundleState, seen: Observations, directions: Float64[np.ndarray, "N 3"]) -> Float64[np.ndarray, "N"]:
+    """Largest angle, in degrees, between a track's own ray and any other it was seen along."""
+    ray = directions[seen.track]
+    baseline = state.centre[seen.frame] - state.centre[seen.anchor[seen.track]]
+    across = np.linalg.norm(np.cross(ray, baseline), axis=-1) / np.linalg.norm(ray, axis=-1)
+    parallax = np.zeros(len(directions))
+    np.maximum.at(parallax, seen.track, np.degrees(np.arctan(across * state.inverse_depth[seen.track])))
+    return parallax
 
 
 def _typical_parallax(lifted: _Lifted) -> float:
@@ -187,10 +201,10 @@ def _flattened(lifted: _Lifted, camera: CameraPath) -> _Lifted:
     return replace(lifted, xyz=start + ray * (np.median(depth) / depth), depth_deviation=np.full(len(ray), 1.0))
 
 
-def _positions(wanted: _Lifted, support: _Lifted, camera: CameraPath) -> Float64[np.ndarray, "T N 3"]:
+def _positions(wanted: _Lifted, support: _Lifted, camera: CameraPath) -> Float32[np.ndarray, "T N 3"]:
     """World positions in all frames: still tracks where triangulated, moving ones at the depth of the ground they stand on."""
     frames = len(camera)
-    out = np.repeat(wanted.xyz[None], frames, axis=0)
+    out = np.repeat(wanted.xyz[None].astype(np.float32), frames, axis=0)
     mine, other = np.flatnonzero(wanted.moving), np.flatnonzero(support.moving)
     if not len(mine):
         return out
@@ -201,7 +215,7 @@ def _positions(wanted: _Lifted, support: _Lifted, camera: CameraPath) -> Float64
     still = np.flatnonzero(~support.moving & (support.depth_deviation <= 1.0))
     still_disparity = np.stack(
         [
-            1 / np.maximum(project(torch.from_numpy(support.xyz[still]), pose, k)[1].numpy(), 1e-3)
+            (1 / project(torch.from_numpy(support.xyz[still]), pose, k)[1].clamp(min=1e-3)).float().numpy()
             for pose, k in zip(camera.camera_from_world, camera.intrinsics, strict=True)
         ]
     )
@@ -212,7 +226,7 @@ def _positions(wanted: _Lifted, support: _Lifted, camera: CameraPath) -> Float64
     label = group(moving)
     ground = ImageTracks(points=support.points[:, still] / unit, visible=support.visible[:, still])
     disparity = disparity_from_ground(moving, label, ground, still_disparity)
-    pixels = torch.from_numpy(moving.points * unit * focal / working_focal)
+    pixels = torch.from_numpy(moving.points).double() * longer
     relative = camera.intrinsics.clone()
     relative[:, :2, 2] = 0.0
     relative[:, [0, 1], [0, 1]] = focal
@@ -221,12 +235,12 @@ def _positions(wanted: _Lifted, support: _Lifted, camera: CameraPath) -> Float64
     return out
 
 
-def _confidence(lifted: _Lifted) -> Float64[np.ndarray, "T N"]:
+def _confidence(lifted: _Lifted) -> Float32[np.ndarray, "T N"]:
     """In [0, 1]: how well depth is known, how well a still point explains the track, and whether it is seen."""
     depth = 1 / (1 + (lifted.depth_deviation / 0.1) ** 2)
     fit = 1 / (1 + (lifted.error / 2.0) ** 2)
     per_track = np.where(lifted.moving, MOVING_CONFIDENCE, depth * fit)
-    return np.where(lifted.visible, 1.0, 0.5) * per_track
+    return np.where(lifted.visible, np.float32(1.0), np.float32(0.5)) * per_track.astype(np.float32)
 
 
 def _report(name: str, wanted: _Lifted, support: _Lifted, camera: CameraPath, *, estimated: bool, known_fov: bool) -> TrackingReport:

@@ -9,9 +9,9 @@ from jaxtyping import Bool, Float32, Float64, UInt8
 from scipy.spatial import KDTree
 from torch import Tensor
 
-from track2view.geometry import project
+from track2view.geometry import inside, project
 from track2view.records import CameraPath, Clip, Size, TrackSet
-from track2view.trackers.bundle import BundleState, Observations, residuals, triangulate
+from track2view.trackers.bundle import BundleState, Observations, canonical_pixels, residuals, triangulate
 from track2view.trackers.flow import NeighbourFlow, follow
 from track2view.video import progress
 
@@ -82,35 +82,39 @@ def densify(clip: Clip, flow: NeighbourFlow, tracks: TrackSet, camera: CameraPat
     """
     count, size = len(clip), flow.size
     height, width = size[0] // 2, size[1] // 2
-    total = np.zeros((2, count, height, width), np.float32)
-    weight = np.zeros((2, count, height, width), np.float32)
     anchors = _Anchors(tracks, camera, size)
-    keyframes = sorted({*range(0, count, KEY_INTERVAL), count - 1})
-    for key in progress(keyframes, "dense depth", len(keyframes)):
-        dense = _triangulated(flow, camera, key, anchors)
-        for row, frame in enumerate(dense.frames):
-            chosen = dense.visible[row] & (dense.still | dense.moving)
-            disparity = dense.disparity[row].copy()
-            lively = chosen & dense.moving
-            disparity[lively], known = anchors.moving_disparity(frame, dense.points[row, lively])
-            chosen[np.flatnonzero(lively)[~known]] = False
-            chosen &= disparity < anchors.nearest
-            cell = (dense.points[row, chosen] / 2).astype(int)
-            index = np.clip(cell[:, 1], 0, height - 1) * width + np.clip(cell[:, 0], 0, width - 1)
-            nearby = np.float32(np.exp(-abs(frame - key) / REACH))
-            for layer, mine in enumerate((~dense.moving[chosen], dense.moving[chosen])):
-                strength = dense.weight[chosen][mine] * nearby
-                cells = height * width
-                total[layer, frame] += np.bincount(index[mine], strength * disparity[chosen][mine], cells).reshape(height, width)
-                weight[layer, frame] += np.bincount(index[mine], strength, cells).reshape(height, width)
     disparity = torch.empty(count, height, width)
     lively = torch.zeros(count, height, width, dtype=torch.bool)
-    for frame in range(count):
-        anchors.add(frame, total[:, frame], weight[:, frame])
-        guide = cv2.resize(clip.image(frame), (width, height), interpolation=cv2.INTER_AREA)
-        depth, moving = _spread(guide, total[:, frame], weight[:, frame])
-        disparity[frame], lively[frame] = torch.from_numpy(depth), torch.from_numpy(moving)
+    gathered: dict[int, Float32[np.ndarray, "2 2 h w"]] = {}
+    keyframes = sorted({*range(0, count, KEY_INTERVAL), count - 1})
+    for key, after in zip(progress(keyframes, "dense depth", len(keyframes)), [*keyframes[1:], count + REACH], strict=True):
+        dense = _triangulated(flow, camera, key, anchors)
+        for row, frame in enumerate(dense.frames):
+            _gather(gathered.setdefault(frame, np.zeros((2, 2, height, width), np.float32)), dense, row, anchors, abs(frame - key))
+        for frame in [each for each in gathered if each < after - REACH]:
+            total, weight = gathered.pop(frame)
+            anchors.add(frame, total, weight)
+            guide = cv2.resize(clip.image(frame), (width, height), interpolation=cv2.INTER_AREA)
+            depth, moving = _spread(guide, total, weight)
+            disparity[frame], lively[frame] = torch.from_numpy(depth), torch.from_numpy(moving)
     return DenseDepth(disparity=disparity, moving=lively)
+
+
+def _gather(into: Float32[np.ndarray, "2 2 h w"], dense: _Points, row: int, anchors: "_Anchors", distance: int) -> None:
+    """Enter what dense tracks tell of one frame, ``distance`` frames from their own: (total, weight) × (still, moving)."""
+    height, width = into.shape[2:]
+    chosen = dense.visible[row] & (dense.still | dense.moving)
+    disparity = dense.disparity[row].copy()
+    lively = chosen & dense.moving
+    disparity[lively], known = anchors.moving_disparity(dense.frames[row], dense.points[row, lively])
+    chosen[np.flatnonzero(lively)[~known]] = False
+    chosen &= disparity < anchors.nearest
+    cell = (dense.points[row, chosen] / 2).astype(int)
+    index = np.clip(cell[:, 1], 0, height - 1) * width + np.clip(cell[:, 0], 0, width - 1)
+    strength = dense.weight[chosen] * np.float32(np.exp(-distance / REACH))
+    for layer, mine in enumerate((~dense.moving[chosen], dense.moving[chosen])):
+        for part, amount in enumerate((strength * disparity[chosen], strength)):
+            into[part, layer] += np.bincount(index[mine], amount[mine], height * width).reshape(height, width)
 
 
 def _range(image: Float32[np.ndarray, "H W"], window: int) -> tuple[Float32[np.ndarray, "H W"], Float32[np.ndarray, "H W"]]:
@@ -123,12 +127,13 @@ class _Anchors:
 
     def __init__(self, tracks: TrackSet, camera: CameraPath, size: Size) -> None:
         working = camera.resized(size)
-        pixels, depth = project(tracks.xyz_world.double(), working.camera_from_world, working.intrinsics)
-        self.points = pixels.numpy().astype(np.float32)
-        self.disparity = (1 / depth.clamp(min=1e-6)).numpy().astype(np.float32)
-        within = (self.points > 0).all(-1) & (self.points[..., 0] < size[1]) & (self.points[..., 1] < size[0])
-        self.usable = tracks.visible.numpy() & within & (depth > 1e-6).numpy()
-        count = tracks.xyz_world.shape[1]
+        frames, count, _ = tracks.xyz_world.shape
+        self.points = np.empty((frames, count, 2), np.float32)
+        self.disparity, self.usable = np.empty((frames, count), np.float32), np.empty((frames, count), bool)
+        for frame in range(frames):
+            pixels, depth = project(tracks.xyz_world[frame].double(), working.camera_from_world[frame], working.intrinsics[frame])
+            self.points[frame], self.disparity[frame] = pixels.numpy(), (1 / depth.clamp(min=1e-6)).numpy()
+            self.usable[frame] = (tracks.visible[frame] & inside(pixels, size) & (depth > 1e-6)).numpy()
         self.moving = tracks.moving.numpy() if tracks.moving is not None else np.zeros(count, bool)
         self.weight = tracks.confidence.numpy()
         self.reach = 0.05 * max(size)
@@ -177,9 +182,7 @@ def _triangulated(flow: NeighbourFlow, camera: CameraPath, key: int, anchors: _A
         world_from_camera=camera.world_from_camera[window],
         intrinsics=camera.resized(flow.size).intrinsics[window],
     )
-    intrinsics = part.intrinsics.numpy()
-    focal = float(intrinsics[0, 0, 0])
-    canonical = (points - intrinsics[:, None, :2, 2]) * (focal / intrinsics[:, [0, 1], [0, 1]])[:, None]
+    canonical, focal = canonical_pixels(points, part.intrinsics.numpy())
     anchor = np.full(len(start), key - frames.start)
     state = BundleState(
         rotation=part.camera_from_world[:, :3, :3].numpy(),
@@ -189,7 +192,7 @@ def _triangulated(flow: NeighbourFlow, camera: CameraPath, key: int, anchors: _A
     )
     sampled = visible.copy()
     sampled[(np.arange(len(frames)) - anchor[0]) % 3 != 0] = False
-    seen = Observations.of(canonical.astype(np.float64), sampled, anchor)
+    seen = Observations.of(canonical, sampled, anchor)
     inverse_depth, information = triangulate(state, seen, state.inverse_depth, 1.0, prior=(PRIOR_PIXELS / anchors.typical) ** 2)
     state = replace(state, inverse_depth=inverse_depth)
     error, in_front = residuals(state, seen)
