@@ -12,13 +12,14 @@ from track2view.geometry import project, rigid, unproject
 from track2view.records import CameraPath, Clip, TrackSet, horizontal_fov, scale_of
 from track2view.trackers.bundle import BundleState, Observations, canonical_pixels, residuals, triangulate, world_directions
 from track2view.trackers.flow import NeighbourFlow, follow, neighbour_flow, shot_changes
-from track2view.trackers.motion import CameraMotion, estimate, static_tracks
+from track2view.trackers.motion import STATIC_PIXELS, CameraMotion, estimate
 from track2view.trackers.moving import ImageTracks, carry, disparity_from_ground, group
 from track2view.trackers.protocol import Queries, Tracking, TrackingReport
 from track2view.video import progress
 
 FOCAL_PER_LONGER_SIDE = 1.0
 LOW_PARALLAX_DEGREES = 0.5
+STATIC_SHARE = 0.6
 SUPPORT_SPACING = 16
 SUPPORT_INTERVAL = 10
 SUPPORT_BATCHES = 40
@@ -127,7 +128,10 @@ def _support_queries(flow: NeighbourFlow) -> Queries:
 
 
 def _lift(flow: NeighbourFlow, camera: CameraPath, queries: Queries) -> _Lifted:
-    """Follow queries through the clip, triangulate them as if still, and see which ones are not."""
+    """Follow queries through the clip, triangulate them as if still, and see which ones are not.
+
+    What passes in front drags flow along, so a still track is cut where it leaves its point; one that hardly ever agrees moves.
+    """
     frames, count = len(camera), len(queries.frame)
     query_frame = queries.frame.numpy()
     start = queries.uv.numpy() * np.array([flow.size[1], flow.size[0]], np.float32)
@@ -145,10 +149,16 @@ def _lift(flow: NeighbourFlow, camera: CameraPath, queries: Queries) -> _Lifted:
         residual, in_front = residuals(state, seen)
         size = np.where(in_front, np.linalg.norm(residual, axis=-1), 99.0)
         directions = world_directions(state, seen)
-        observed = np.bincount(seen.track, minlength=len(batch))
+        agrees = size <= STATIC_PIXELS
+        observed, agreeing = np.bincount(seen.track, minlength=len(batch)), np.bincount(seen.track, agrees, len(batch))
+        still = agreeing >= STATIC_SHARE * observed
+        dragged = still[seen.track] & ~agrees
+        visible[seen.frame[dragged], batch[seen.track[dragged]]] = False
         xyz[batch] = centre[frame] + directions / state.inverse_depth[:, None]
-        moving[batch] = (observed > 0) & ~static_tracks(state, seen)
-        error[batch] = np.bincount(seen.track, size, len(batch)) / np.maximum(observed, 1)
+        moving[batch] = ~still
+        error[batch] = np.bincount(seen.track, np.where(dragged, 0.0, size), len(batch)) / np.maximum(
+            np.where(still, agreeing, observed), 1
+        )
         depth_deviation[batch] = 0.3 / np.sqrt(information + 1e-9) / state.inverse_depth
         parallax[batch] = _parallax(state, seen, directions)
     return _Lifted(
