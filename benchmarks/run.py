@@ -23,12 +23,13 @@ import torch
 from track2view.cameras import apply_move, parse_move
 from track2view.geometry import invert, pixel_centres, project, unproject
 from track2view.metrics import path_errors, psnr, ssim, track_scores
-from track2view.pipeline import default_queries
+from track2view.pipeline import default_queries, prepare, target_camera, write_run
 from track2view.records import CameraPath, Clip
 from track2view.scenes import make_camera, make_world, render_clip, render_view, track_points
 from track2view.scenes.render import see_points
 from track2view.trackers import SfmTracker, Tracking
 from track2view.trackers.flow import neighbour_flow
+from track2view.video import read_clip, write_video
 from track2view.warp import DenseDepth, WarpRenderer, densify
 
 FRAMES, SIZE = 81, (480, 832)
@@ -199,28 +200,17 @@ def metres_per_unit(tracking: Tracking, camera: CameraPath, depth) -> float:
 
 
 def measure_long(frames: int = 1000) -> dict:
-    """A thousand frames: a window that wanders over one large procedural picture (rendering them all would take hours)."""
-    world = make_world(1, frames=1, dynamic=False)
-    camera = make_camera("tripod", 1, frames=1, size=(2 * SIZE[0], 2 * SIZE[1]))
-    picture = render_view(world, camera, 0).colour
-    angle = np.linspace(0, 6 * np.pi, frames)
-    tops = np.round((0.5 + 0.48 * np.sin(1.3 * angle)) * SIZE[0]).astype(int)
-    lefts = np.round((0.5 + 0.48 * np.cos(angle)) * SIZE[1]).astype(int)
-    clip = Clip(
-        frames=torch.stack([picture[:, top : top + SIZE[0], left : left + SIZE[1]] for top, left in zip(tops, lefts, strict=True)]),
-        fps=Fraction(30),
-    )
-    started = time.perf_counter()
-    tracking = SfmTracker().track(clip, default_queries(clip))
-    tracked = time.perf_counter()
-    peak_tracking = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    depth = densify(clip, tracking.flow, tracking.tracks, tracking.camera)
-    renderer = WarpRenderer(clip, depth, tracking.camera)
-    target = apply_move(parse_move("static"), tracking.camera)
-    for frame in range(0, frames, 100):
-        renderer.render(target, frame)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    return {"frames": frames, "tracking_seconds": tracked - started, "tracking_gb": peak_tracking, "peak_gb": peak}
+    """A thousand frames from file to run folder: a dynamic clip played forwards and backwards, over and over."""
+    *_, clip, _, _ = load("handheld", 3, dynamic=True)
+    there_and_back = [abs((index + FRAMES - 1) % (2 * FRAMES - 2) - (FRAMES - 1)) for index in range(frames)]
+    folder = Path("bench") / "long"
+    folder.mkdir(exist_ok=True)
+    write_video(folder / "clip.mp4", (clip.image(index) for index in there_and_back), clip.fps)
+    del clip
+    shot = prepare(read_clip(folder / "clip.mp4"), use_cache=False)
+    write_run(shot, target_camera(shot, "orbit-right"), folder)
+    document = json.loads((folder / "run.json").read_text())
+    return {"frames": frames, "seconds": document["seconds"], "peak_gb": document["peak_memory_bytes"] / 1e9}
 
 
 if __name__ == "__main__":

@@ -30,6 +30,14 @@ class ImageTracks:
     visible: Bool[np.ndarray, "T N"]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ground:
+    """Still points that one frame shows, in the units of :class:`ImageTracks`, and their inverse depth."""
+
+    points: Float32[np.ndarray, "M 2"]
+    disparity: Float32[np.ndarray, "M"]
+
+
 def group(tracks: ImageTracks) -> Int64[np.ndarray, "N"]:
     """Label of the rigid-looking group each track belongs to, -1 for strays."""
     frames, count = tracks.visible.shape
@@ -59,24 +67,23 @@ def group(tracks: ImageTracks) -> Int64[np.ndarray, "N"]:
     return np.where(sizes[label] >= MIN_GROUP, label, -1).astype(np.int64)
 
 
-def disparity_from_ground(
-    moving: ImageTracks, label: Int64[np.ndarray, "N"], still: ImageTracks, still_disparity: Float32[np.ndarray, "T M"]
-) -> Float64[np.ndarray, "T N"]:
+def disparity_from_ground(moving: ImageTracks, label: Int64[np.ndarray, "N"], ground: list[Ground]) -> Float64[np.ndarray, "T N"]:
     """Inverse depth of every moving track at every frame its group is seen in (held before and after)."""
     frames, count = moving.visible.shape
     out = np.empty((frames, count))
+    known_anywhere = np.concatenate([each.disparity for each in ground])
+    typical = float(np.median(known_anywhere)) if len(known_anywhere) else 1.0
     for each in np.unique(label):
         members = np.flatnonzero(label == each)
         visible = moving.visible[:, members]
         known = np.full(frames, np.nan)
         for frame in np.flatnonzero(visible.sum(1) >= min(3, len(members))):
             points = moving.points[frame, members[visible[frame]]]
-            ground = still.visible[frame]
-            known[frame] = _under(points, still.points[frame, ground], still_disparity[frame, ground], is_group=bool(each >= 0))
+            known[frame] = _under(points, ground[frame], is_group=bool(each >= 0))
         if each < 0:
-            out[:, members] = _neighbours(moving, members, still, still_disparity)
+            out[:, members] = _neighbours(moving, members, ground)
             continue
-        out[:, members] = _smooth(known, fallback=float(np.median(still_disparity)))[:, None]
+        out[:, members] = _smooth(known, fallback=typical)[:, None]
     return out
 
 
@@ -100,11 +107,12 @@ def carry(
     return out
 
 
-def _under(points: np.ndarray, still: np.ndarray, disparity: np.ndarray, *, is_group: bool) -> float:
+def _under(points: Float32[np.ndarray, "n 2"], ground: Ground, *, is_group: bool) -> float:
     """Disparity of the still ground at the lowest point of a group; NaN where nothing still is near."""
     foot = np.percentile(points[:, 1], FOOT_PERCENTILE)
     lowest = points[points[:, 1] >= np.percentile(points[:, 1], 75)]
     middle, reach = float(np.median(lowest[:, 0])), max(0.06, 0.6 * float(np.ptp(points[:, 0])))
+    still = ground.points
     if not is_group or not len(still):
         return np.nan
     below = (still[:, 1] > foot - 0.01) & (still[:, 1] < foot + 0.10) & (np.abs(still[:, 0] - middle) < reach)
@@ -113,7 +121,7 @@ def _under(points: np.ndarray, still: np.ndarray, disparity: np.ndarray, *, is_g
     offset = still[below] - np.array([middle, foot])
     weight = np.exp(-0.5 * (np.linalg.norm(offset, axis=1) / 0.04) ** 2) + 1e-3
     design = np.stack([np.ones(below.sum()), offset[:, 1]], axis=1)
-    value = disparity[below]
+    value = ground.disparity[below]
     for _ in range(4):
         solution = np.linalg.lstsq(design * weight[:, None] ** 0.5, value * weight**0.5, rcond=1e-6)[0]
         error = np.abs(design @ solution - value)
@@ -122,18 +130,16 @@ def _under(points: np.ndarray, still: np.ndarray, disparity: np.ndarray, *, is_g
     return float(np.clip(solution[0], low, high))
 
 
-def _neighbours(
-    moving: ImageTracks, members: Int64[np.ndarray, "n"], still: ImageTracks, disparity: Float32[np.ndarray, "T M"]
-) -> Float64[np.ndarray, "T n"]:
+def _neighbours(moving: ImageTracks, members: Int64[np.ndarray, "n"], ground: list[Ground]) -> Float64[np.ndarray, "T n"]:
     """For strays: the median of the nearest still points, over all frames they were seen in."""
     out = np.ones((len(moving.points), len(members)))
     found = np.full(out.shape, np.nan)
     for frame in range(len(moving.points)):
-        ground = np.flatnonzero(still.visible[frame])
+        here = ground[frame]
         chosen = np.flatnonzero(moving.visible[frame, members])
-        if len(ground) and len(chosen):
-            _, near = KDTree(still.points[frame, ground]).query(moving.points[frame, members[chosen]], k=min(5, len(ground)))
-            found[frame, chosen] = np.median(disparity[frame, ground][near.reshape(len(chosen), -1)], axis=1)
+        if len(here.points) and len(chosen):
+            _, near = KDTree(here.points).query(moving.points[frame, members[chosen]], k=min(5, len(here.points)))
+            found[frame, chosen] = np.median(here.disparity[near.reshape(len(chosen), -1)], axis=1)
     some = np.isfinite(found).any(0)
     out[:, some] = np.nanmedian(found[:, some], axis=0)
     return out

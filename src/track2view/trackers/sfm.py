@@ -13,7 +13,7 @@ from track2view.records import CameraPath, Clip, TrackSet, horizontal_fov, scale
 from track2view.trackers.bundle import BundleState, Observations, canonical_pixels, residuals, triangulate, world_directions
 from track2view.trackers.flow import NeighbourFlow, follow, neighbour_flow, shot_changes
 from track2view.trackers.motion import STATIC_PIXELS, CameraMotion, estimate
-from track2view.trackers.moving import ImageTracks, carry, disparity_from_ground, group
+from track2view.trackers.moving import Ground, ImageTracks, carry, disparity_from_ground, group
 from track2view.trackers.protocol import Queries, Tracking, TrackingReport
 from track2view.video import progress
 
@@ -222,20 +222,12 @@ def _positions(wanted: _Lifted, support: _Lifted, camera: CameraPath) -> Float32
     longer = float(max(camera.size))
     working_focal = wanted.focal
     unit = working_focal / focal * longer
-    still = np.flatnonzero(~support.moving & (support.depth_deviation <= 1.0))
-    still_disparity = np.stack(
-        [
-            (1 / project(torch.from_numpy(support.xyz[still]), pose, k)[1].clamp(min=1e-3)).float().numpy()
-            for pose, k in zip(camera.camera_from_world, camera.intrinsics, strict=True)
-        ]
-    )
     moving = ImageTracks(
         points=np.concatenate([wanted.points[:, mine], support.points[:, other]], axis=1) / unit,
         visible=np.concatenate([wanted.visible[:, mine], support.visible[:, other]], axis=1),
     )
     label = group(moving)
-    ground = ImageTracks(points=support.points[:, still] / unit, visible=support.visible[:, still])
-    disparity = disparity_from_ground(moving, label, ground, still_disparity)
+    disparity = disparity_from_ground(moving, label, _ground(support, camera, unit))
     pixels = torch.from_numpy(moving.points).double() * longer
     relative = camera.intrinsics.clone()
     relative[:, :2, 2] = 0.0
@@ -243,6 +235,18 @@ def _positions(wanted: _Lifted, support: _Lifted, camera: CameraPath) -> Float32
     lifted = unproject(pixels, torch.from_numpy(1 / disparity), camera.world_from_camera, relative).numpy()
     out[:, mine] = carry(lifted, moving.visible, label)[:, : len(mine)]
     return out
+
+
+def _ground(support: _Lifted, camera: CameraPath, unit: float) -> list[Ground]:
+    """The still points that each frame shows."""
+    known = ~support.moving & (support.depth_deviation <= 1.0)
+    ground = []
+    for frame, (pose, intrinsics) in enumerate(zip(camera.camera_from_world, camera.intrinsics, strict=True)):
+        chosen = known & support.visible[frame]
+        _, depth = project(torch.from_numpy(support.xyz[chosen]), pose, intrinsics)
+        disparity = (1 / depth.clamp(min=1e-3)).float().numpy()
+        ground.append(Ground(points=support.points[frame, chosen] / np.float32(unit), disparity=disparity))
+    return ground
 
 
 def _confidence(lifted: _Lifted) -> Float32[np.ndarray, "T N"]:
