@@ -21,12 +21,11 @@ import numpy as np
 import torch
 
 from track2view.cameras import apply_move, parse_move
-from track2view.geometry import invert, pixel_centres, project, unproject
+from track2view.geometry import invert, project
 from track2view.metrics import path_errors, psnr, ssim, track_scores
 from track2view.pipeline import default_queries, prepare, target_camera, write_run
 from track2view.records import CameraPath, Clip
-from track2view.scenes import make_camera, make_world, render_clip, render_view, track_points
-from track2view.scenes.render import see_points
+from track2view.scenes import make_camera, make_world, render_clip, render_view, shown_by, track_points
 from track2view.trackers import SfmTracker, Tracking
 from track2view.trackers.flow import neighbour_flow
 from track2view.video import read_clip, write_video
@@ -172,13 +171,7 @@ def measure_warp(world, camera: CameraPath, clip: Clip, depth, moving, tracking:
     frame_seconds = []
     for frame in CHECKED_FRAMES:
         truth = render_view(world, true_target, frame)
-        points = unproject(
-            pixel_centres(*SIZE).double().reshape(-1, 2),
-            truth.depth.double().reshape(-1),
-            true_target.world_from_camera[frame],
-            true_target.intrinsics[frame],
-        )
-        seen = see_points(world, camera, frame, points).reshape(SIZE)
+        seen = shown_by(world, camera, frame, true_target, truth.depth)
         for name, (renderer, path) in renderers.items():
             started = time.perf_counter()
             picture = renderer.render(path, frame).colour

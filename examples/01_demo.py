@@ -12,12 +12,11 @@ from pathlib import Path
 
 import torch
 
-from track2view.geometry import invert, pixel_centres, project, unproject
+from track2view.geometry import invert, project
 from track2view.metrics import psnr, ssim
 from track2view.pipeline import prepare, target_camera, write_run
 from track2view.records import CameraPath
-from track2view.scenes import make_camera, make_world, render_clip, render_view
-from track2view.scenes.render import see_points
+from track2view.scenes import make_camera, make_world, render_clip, render_view, shown_by
 from track2view.video import clip_images, read_clip, write_video
 
 SEED = 8
@@ -59,13 +58,7 @@ def main() -> None:
     result = read_clip(output)
     for frame in range(frames - 1, 0, -max(1, frames // COMPARED)):
         truth = render_view(world, true_target, frame)
-        points = unproject(
-            pixel_centres(*size).double().reshape(-1, 2),
-            truth.depth.double().reshape(-1),
-            true_target.world_from_camera[frame],
-            true_target.intrinsics[frame],
-        )
-        seen = see_points(world, true_source, frame, points).reshape(size)
+        seen = shown_by(world, true_source, frame, true_target, truth.depth)
         refilmed.append(psnr(result.frames[frame], truth.colour, seen))
         copied.append(psnr(exact.frames[frame], truth.colour, seen))
         similarity.append(ssim(result.frames[frame], truth.colour, seen))

@@ -5,9 +5,8 @@ from hypothesis import strategies as st
 from tests_support import ray_blocked
 
 from track2view.errors import UserError
-from track2view.geometry import pixel_centres, project, unproject
-from track2view.scenes import CAMERA_KINDS, make_camera, make_world, render_view, track_points
-from track2view.scenes.render import see_points
+from track2view.geometry import project
+from track2view.scenes import CAMERA_KINDS, make_camera, make_world, render_view, shown_by, track_points
 
 SIZE = (48, 84)
 
@@ -42,10 +41,7 @@ def test_what_is_rendered_is_seen_and_moves_only_where_it_should() -> None:
     assert float(changed[touched].float().mean()) > 0.4
     margin = torch.nn.functional.max_pool2d(touched[None].float(), 3, 1, 1)[0] > 0
     assert float(changed[~margin].float().mean()) < 0.01
-    points = unproject(
-        pixel_centres(*SIZE).double().reshape(-1, 2), first.depth.double().reshape(-1), camera.world_from_camera[0], camera.intrinsics[0]
-    )
-    assert float(see_points(world, camera, 0, points).float().mean()) > 0.995
+    assert float(shown_by(world, camera, 0, camera, first.depth).float().mean()) > 0.995
 
 
 def test_worlds_and_cameras_follow_their_seed() -> None:

@@ -2,6 +2,7 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -10,6 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from track2view.cameras import read_camera
 from track2view.errors import UserError
+from track2view.geometry import project
 from track2view.metrics import path_errors, track_scores
 from track2view.records import Clip
 from track2view.scenes import make_camera, make_world, render_clip, track_points
@@ -30,7 +32,7 @@ def exact_problem(cameras: int = 8, points: int = 60, seed: int = 0) -> tuple[Bu
         focal=500.0,
     )
     anchor = np.where(np.arange(points) % 2, 4, 0)
-    blank = Observations.of(random.uniform(-200, 200, (cameras, points, 2)), np.ones((cameras, points), bool), anchor)
+    blank = Observations.of(random.uniform(-200, 200, (cameras, points, 2)).astype(np.float32), np.ones((cameras, points), bool), anchor)
     error, in_front = residuals(state, blank)
     return state, replace(blank, pixels=blank.pixels + error).where(in_front)
 
@@ -82,8 +84,6 @@ def test_flow_tracks_follow_the_truth_and_end_behind_things(lively: TrueShot) ->
     points = (queries.uv.numpy() * np.array([336, 192])).astype(np.float32)
     followed, visible = follow(flow, 20, points, range(40))
     truth = track_points(lively.world, lively.camera, queries.frame, torch.from_numpy(points).double())
-    from track2view.geometry import project
-
     uv, _ = project(truth.xyz_world.double(), lively.camera.camera_from_world, lively.camera.intrinsics)
     error = np.linalg.norm(followed - uv.numpy(), axis=-1)
     both = visible & truth.visible.numpy()
@@ -91,6 +91,33 @@ def test_flow_tracks_follow_the_truth_and_end_behind_things(lively: TrueShot) ->
     assert np.percentile(error[both], 90) < 2.0
     assert (visible == truth.visible.numpy()).mean() > 0.75
     assert visible[20].all()
+
+
+@pytest.mark.parametrize("turn", [0.0, 40.0])
+def test_flow_tracks_do_not_drift_while_the_picture_grows_and_turns(turn: float) -> None:
+    frames, size = 40, 240
+    noise = np.random.default_rng(0).uniform(0, 255, (2 * size, 2 * size, 3)).astype(np.float32)
+    picture = cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 2.5), None, 0, 255, cv2.NORM_MINMAX)  # pyrefly: ignore
+    middle = np.array([size / 2, size / 2])
+
+    def place(frame: int) -> np.ndarray:
+        """Picture to frame: grows by half over the clip, about the middle."""
+        share = frame / (frames - 1)
+        matrix = cv2.getRotationMatrix2D((float(size), float(size)), turn * share, 0.8 * 1.5**share)
+        matrix[:, 2] += middle - size
+        return matrix
+
+    images = [cv2.warpAffine(picture, place(frame), (size, size), flags=cv2.INTER_AREA) for frame in range(frames)]
+    clip = Clip(frames=torch.from_numpy(np.stack(images).astype(np.uint8)).permute(0, 3, 1, 2), fps=Fraction(30))
+    start = (middle + np.random.default_rng(1).uniform(-70, 70, (200, 2))).astype(np.float32)
+    points, visible = follow(neighbour_flow(clip), 0, start, range(frames))
+    half = 0.5
+    whole = cv2.invertAffineTransform(place(0))
+    last = (np.c_[(np.c_[start - half, np.ones(200)] @ whole.T), np.ones(200)] @ place(frames - 1).T) + half
+    error = np.linalg.norm(points[-1] - last, axis=1)[visible[-1]]
+    inside = ((last > 8) & (last < size - 8)).all(1)
+    assert visible[-1, inside].mean() > 0.9
+    assert np.median(error) < 0.3
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +199,8 @@ def test_tracks_group_by_place_and_motion() -> None:
     left = np.array([0.2, 0.3]) + 0.03 * random.random((30, 2)) + time * [0.2, 0.0]
     right = np.array([0.7, 0.3]) + 0.03 * random.random((30, 2)) - time * [0.2, 0.0]
     stray = np.array([[0.5, 0.9]]) + time * [0.0, -0.1]
-    label = group(ImageTracks(points=np.concatenate([left, right, stray], axis=1), visible=np.ones((20, 61), bool)))
+    points = np.concatenate([left, right, stray], axis=1).astype(np.float32)
+    label = group(ImageTracks(points=points, visible=np.ones((20, 61), bool)))
     assert len(set(label[:30])) == len(set(label[30:60])) == 1
     assert label[0] != label[30]
     assert label[60] == -1

@@ -9,11 +9,9 @@ from hypothesis import strategies as st
 
 from track2view.cameras import apply_move, parse_move
 from track2view.errors import UserError
-from track2view.geometry import pixel_centres, unproject
 from track2view.metrics import psnr
-from track2view.records import CameraPath, Clip
-from track2view.scenes import render_view
-from track2view.scenes.render import see_points
+from track2view.records import Clip
+from track2view.scenes import render_view, shown_by
 from track2view.trackers import Queries, SfmTracker
 from track2view.trackers.flow import neighbour_flow
 from track2view.warp import DenseDepth, WarpRenderer, densify
@@ -44,17 +42,6 @@ def exact(shot: TrueShot) -> WarpRenderer:
     return WarpRenderer(shot.clip, DenseDepth(disparity=1 / shot.depth, moving=shot.moving), shot.camera)
 
 
-def seen_mask(shot: TrueShot, target: CameraPath, frame: int, depth: torch.Tensor) -> torch.Tensor:
-    size = target.size
-    points = unproject(
-        pixel_centres(*size).double().reshape(-1, 2),
-        depth.double().reshape(-1),
-        target.world_from_camera[frame],
-        target.intrinsics[frame],
-    )
-    return see_points(shot.world, shot.camera, frame, points).reshape(size)
-
-
 def test_the_same_camera_gives_the_same_picture(lively: TrueShot) -> None:
     rendered = exact(lively).render(lively.camera, 11)
     assert psnr(rendered.colour, lively.clip.frames[11]) > 40
@@ -67,7 +54,7 @@ def test_exact_depth_gives_the_exact_view(lively: TrueShot, move: str) -> None:
     renderer = exact(lively)
     for frame in (20, 39):
         truth = render_view(lively.world, target, frame)
-        seen = seen_mask(lively, target, frame, truth.depth)
+        seen = shown_by(lively.world, lively.camera, frame, target, truth.depth)
         rendered = renderer.render(target, frame)
         quality = psnr(rendered.colour, truth.colour, seen)
         assert quality > 26
@@ -102,7 +89,7 @@ def test_tracked_depth_beats_copying(arc: TrueShot) -> None:
     assert float(error.median()) < 0.03
     target = apply_move(parse_move("orbit-right"), arc.camera, float(arc.depth[0].median()))
     truth = render_view(arc.world, target, 39)
-    seen = seen_mask(arc, target, 39, truth.depth)
+    seen = shown_by(arc.world, arc.camera, 39, target, truth.depth)
     rendered = WarpRenderer(arc.clip, depth, arc.camera).render(target, 39)
     assert psnr(rendered.colour, truth.colour, seen) > psnr(arc.clip.frames[39], truth.colour, seen) + 4
 

@@ -1,7 +1,7 @@
 """Procedural worlds seen by any camera, with exact ground truth: a scene is data, the renderer a view of it."""
 
 from track2view.scenes.make import CAMERA_KINDS, make_camera, make_world
-from track2view.scenes.render import RenderedView, render_clip, render_view, track_points
+from track2view.scenes.render import RenderedView, render_clip, render_view, shown_by, track_points
 from track2view.scenes.world import Solid, Texture, World
 
 __all__ = [
@@ -14,5 +14,6 @@ __all__ = [
     "make_world",
     "render_clip",
     "render_view",
+    "shown_by",
     "track_points",
 ]

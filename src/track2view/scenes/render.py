@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float32, Float64, Int, Int64, UInt8
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from track2view.geometry import inside, invert, pixel_centres, project, transform
+from track2view.geometry import inside, invert, pixel_centres, project, transform, unproject
 from track2view.records import CameraPath, Clip, TrackSet
 from track2view.scenes.world import World
 from track2view.video import progress
@@ -91,6 +91,13 @@ def see_points(world: World, camera: CameraPath, frame: int, points: Float64[Ten
     ray = (points - pose[:3, 3]) / depth.clamp(min=1e-6)[:, None]
     nearest, _ = _cast(world, frame, pose[:3, 3], ray.float())
     return (depth > 1e-6) & inside(pixels, camera.size) & (nearest.double() > depth * (1 - SURFACE_TOLERANCE))
+
+
+def shown_by(world: World, camera: CameraPath, frame: int, target: CameraPath, target_depth: Float32[Tensor, "H W"]) -> Bool[Tensor, "H W"]:
+    """Which pixels of a target view show what ``camera`` sees at the same time: where re-filming can be compared with truth."""
+    pixels = pixel_centres(*target.size).double().reshape(-1, 2)
+    points = unproject(pixels, target_depth.double().reshape(-1), target.world_from_camera[frame], target.intrinsics[frame])
+    return see_points(world, camera, frame, points).reshape(target.size)
 
 
 def _rays(pose: Float64[Tensor, "4 4"], intrinsics: Float64[Tensor, "3 3"], pixels: Tensor) -> Tensor:

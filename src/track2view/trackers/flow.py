@@ -19,7 +19,7 @@ PATCH_SIDE = 19
 SHEET_COLUMNS = 256
 STRETCH_ARM = 6.0
 STRETCH_ARMS = np.array([[STRETCH_ARM, 0], [-STRETCH_ARM, 0], [0, STRETCH_ARM], [0, -STRETCH_ARM]], np.float32)
-MAX_STRETCH = 0.7
+MAX_STRETCH = 2.0
 PATCH_ERROR = 12.0
 CUT_TRUST = 0.25
 CUT_LIKENESS = 0.6
@@ -163,7 +163,8 @@ def _match(
     laid out side by side in two sheets, so that one call matches them all. Where a patch has too little texture to be
     matched, the guess stands if the patches look alike there.
     """
-    tame = (np.abs(stretch - np.eye(2)).max((1, 2)) < MAX_STRETCH)[:, None, None]
+    lengths = np.linalg.svd(stretch, compute_uv=False)
+    tame = ((lengths[:, 0] < MAX_STRETCH) & (lengths[:, 1] > 1 / MAX_STRETCH))[:, None, None]
     template_from_image = np.linalg.inv(np.where(tame, stretch, np.eye(2)))
     base = np.floor(guess)
     fraction = guess - base - np.float32(0.5)
