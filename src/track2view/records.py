@@ -279,11 +279,15 @@ class ViewTracks:
         """Project tracks into a camera; validity here is geometry alone, not visibility."""
         if len(camera) != tracks.xyz_world.shape[0]:
             raise UserError(f"the camera path has {len(camera)} frames, the tracks have {tracks.xyz_world.shape[0]}")
-        pixels, depth = project(tracks.xyz_world.double(), camera.camera_from_world, camera.intrinsics)
         height, width = camera.size
-        valid = pixels.isfinite().all(-1) & depth.isfinite() & (depth > 1e-9) & inside(pixels, camera.size)
-        uv = pixels / torch.tensor([width, height], dtype=torch.float64)
-        return ViewTracks(uv=uv.float(), depth=depth.float(), valid=valid)
+        uv, depth = torch.empty(*tracks.visible.shape, 2), torch.empty(tracks.visible.shape)
+        valid = torch.empty(tracks.visible.shape, dtype=torch.bool)
+        for frame, (pose, intrinsics) in enumerate(zip(camera.camera_from_world, camera.intrinsics, strict=True)):
+            pixels, exact_depth = project(tracks.xyz_world[frame].double(), pose, intrinsics)
+            finite = pixels.isfinite().all(-1) & exact_depth.isfinite()
+            uv[frame], depth[frame] = pixels / torch.tensor([width, height], dtype=torch.float64), exact_depth
+            valid[frame] = finite & (exact_depth > 1e-9) & inside(pixels, camera.size)
+        return ViewTracks(uv=uv, depth=depth, valid=valid)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -303,8 +307,8 @@ class PairedTracks:
 
 def scale_of(tracks: TrackSet, camera: CameraPath) -> float:
     """Median depth of the tracks visible at frame 0 (the length that unit "scene" calls 1); 1 where none is visible."""
-    view = ViewTracks.of(tracks, camera)
-    seen = view.depth[0][view.valid[0] & tracks.visible[0]]
+    pixels, depth = project(tracks.xyz_world[0].double(), camera.camera_from_world[0], camera.intrinsics[0])
+    seen = depth[tracks.visible[0] & (depth > 1e-9) & inside(pixels, camera.size)]
     return float(seen.median()) if len(seen) else 1.0
 
 

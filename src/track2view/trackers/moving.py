@@ -17,6 +17,7 @@ SAMPLED_FRAMES = 16
 NEIGHBOURS = 8
 LINK_DISTANCE = 0.07
 LINK_DRIFT = 0.03
+LINK_BATCH = 5000
 MIN_GROUP = 4
 FOOT_PERCENTILE = 97.0
 SMOOTHING_FRAMES = 4.0
@@ -54,8 +55,8 @@ def group(tracks: ImageTracks) -> Int64[np.ndarray, "N"]:
         second.append(alive[other[row, column + 1]])
     a, b = np.concatenate(first), np.concatenate(second)
     linked = np.zeros(len(a), bool)
-    for begin in range(0, len(a), 20_000):
-        piece = slice(begin, begin + 20_000)
+    for begin in range(0, len(a), LINK_BATCH):
+        piece = slice(begin, begin + LINK_BATCH)
         both = tracks.visible[:, a[piece]] & tracks.visible[:, b[piece]]
         gap = np.where(both[..., None], tracks.points[:, a[piece]] - tracks.points[:, b[piece]], np.nan)
         with np.errstate(invalid="ignore"):
@@ -88,8 +89,8 @@ def disparity_from_ground(moving: ImageTracks, label: Int64[np.ndarray, "N"], gr
 
 
 def carry(
-    position: Float64[np.ndarray, "T N 3"], visible: Bool[np.ndarray, "T N"], label: Int64[np.ndarray, "N"]
-) -> Float64[np.ndarray, "T N 3"]:
+    position: Float32[np.ndarray, "T N 3"], visible: Bool[np.ndarray, "T N"], label: Int64[np.ndarray, "N"]
+) -> Float32[np.ndarray, "T N 3"]:
     """Positions in unseen frames: tracks go on as their group does, in step with its median displacement."""
     out = position.copy()
     for each in np.unique(label):

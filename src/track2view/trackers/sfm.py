@@ -228,11 +228,11 @@ def _positions(wanted: _Lifted, support: _Lifted, camera: CameraPath) -> Float32
     )
     label = group(moving)
     disparity = disparity_from_ground(moving, label, _ground(support, camera, unit))
-    pixels = torch.from_numpy(moving.points).double() * longer
-    relative = camera.intrinsics.clone()
-    relative[:, :2, 2] = 0.0
-    relative[:, [0, 1], [0, 1]] = focal
-    lifted = unproject(pixels, torch.from_numpy(1 / disparity), camera.world_from_camera, relative).numpy()
+    lifted = np.empty((*disparity.shape, 3), np.float32)
+    centred = torch.tensor([[focal, 0.0, 0.0], [0.0, focal, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
+    for frame, pose in enumerate(camera.world_from_camera):
+        pixels = torch.from_numpy(moving.points[frame]).double() * longer
+        lifted[frame] = unproject(pixels, torch.from_numpy(1 / disparity[frame]), pose, centred).numpy()
     out[:, mine] = carry(lifted, moving.visible, label)[:, : len(mine)]
     return out
 
