@@ -17,10 +17,17 @@ SAMPLED_FRAMES = 16
 NEIGHBOURS = 8
 LINK_DISTANCE = 0.07
 LINK_DRIFT = 0.03
+LINK_FRAMES = 24
+MIN_SHARED = 3
 LINK_BATCH = 5000
 MIN_GROUP = 4
-FOOT_PERCENTILE = 97.0
-SMOOTHING_FRAMES = 4.0
+FOOT_PERCENTILE = 99.7
+FOOT_MARGIN = 0.02
+PAIRINGS = 8
+MIN_APART = 0.01
+NEARER_PERCENTILE = 70
+NEARER_FRAMES = 61
+SMOOTHING_FRAMES = 8.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,31 +68,64 @@ def group(tracks: ImageTracks) -> Int64[np.ndarray, "N"]:
         gap = np.where(both[..., None], tracks.points[:, a[piece]] - tracks.points[:, b[piece]], np.nan)
         with np.errstate(invalid="ignore"):
             drift = np.linalg.norm(np.nanmax(gap, axis=0, initial=-9.0) - np.nanmin(gap, axis=0, initial=9.0), axis=-1)
-        linked[piece] = drift < LINK_DRIFT
-    graph = coo_array((np.ones(linked.sum()), (a[linked], b[linked])), shape=(count, count))
-    _, label = connected_components(graph, directed=False)
+        linked[piece] = drift < LINK_DRIFT * np.minimum(both.sum(0) / LINK_FRAMES, 1.0)
+    links = coo_array((np.ones(linked.sum(), np.float32), (a[linked], b[linked])), shape=(count, count)).tocsr()
+    links = ((links + links.T) > 0).astype(np.float32)
+    shared = links.multiply(links @ links)
+    shared.data = np.where(shared.data >= MIN_SHARED, shared.data, 0)
+    shared.eliminate_zeros()
+    _, label = connected_components(shared, directed=False)
     sizes = np.bincount(label, minlength=1)
     return np.where(sizes[label] >= MIN_GROUP, label, -1).astype(np.int64)
 
 
-def disparity_from_ground(moving: ImageTracks, label: Int64[np.ndarray, "N"], ground: list[Ground]) -> Float64[np.ndarray, "T N"]:
-    """Inverse depth of every moving track at every frame its group is seen in (held before and after)."""
+def disparity_from_ground(
+    moving: ImageTracks, label: Int64[np.ndarray, "N"], ground: list[Ground], bottom: float
+) -> Float64[np.ndarray, "T N"]:
+    """Inverse depth of every moving track at every frame its group is seen in (held before and after).
+
+    The ground under a group's foot says how near it is, where the foot is above the image's ``bottom``; how the group grows
+    and shrinks in the image says how that changes, also while its foot is out of sight or off the ground.
+    """
     frames, count = moving.visible.shape
     out = np.empty((frames, count))
     known_anywhere = np.concatenate([each.disparity for each in ground])
     typical = float(np.median(known_anywhere)) if len(known_anywhere) else 1.0
     for each in np.unique(label):
         members = np.flatnonzero(label == each)
-        visible = moving.visible[:, members]
-        known = np.full(frames, np.nan)
-        for frame in np.flatnonzero(visible.sum(1) >= min(3, len(members))):
-            points = moving.points[frame, members[visible[frame]]]
-            known[frame] = _under(points, ground[frame], is_group=bool(each >= 0))
         if each < 0:
             out[:, members] = _neighbours(moving, members, ground)
             continue
-        out[:, members] = _smooth(known, fallback=typical)[:, None]
+        visible = moving.visible[:, members]
+        known, cut = np.full(frames, np.nan), np.zeros(frames, bool)
+        for frame in np.flatnonzero(visible.sum(1) >= min(3, len(members))):
+            points = moving.points[frame, members[visible[frame]]]
+            known[frame] = _under(points, ground[frame])
+            cut[frame] = np.percentile(points[:, 1], FOOT_PERCENTILE) > bottom - FOOT_MARGIN
+        if np.isfinite(known[~cut]).any():
+            known[cut] = np.nan
+        size = _growth(moving.points[:, members], visible)
+        out[:, members] = (size * _smooth(known / size, fallback=typical))[:, None]
     return out
+
+
+def _growth(points: Float32[np.ndarray, "T n 2"], visible: Bool[np.ndarray, "T n"]) -> Float64[np.ndarray, "T"]:
+    """Size of a group in the image relative to frame 0: of distances between its points, frame to frame, the median ratio."""
+    step = np.zeros(len(points))
+    for frame in range(1, len(points)):
+        both = np.flatnonzero(visible[frame] & visible[frame - 1])
+        if len(both) < MIN_GROUP:
+            continue
+        ratios = []
+        for shift in range(1, 1 + min(PAIRINGS, len(both) // 2)):
+            other = np.roll(both, shift * len(both) // (2 * PAIRINGS) + 1)
+            before = np.linalg.norm(points[frame - 1, both] - points[frame - 1, other], axis=-1)
+            after = np.linalg.norm(points[frame, both] - points[frame, other], axis=-1)
+            apart = before > MIN_APART
+            ratios.append(np.log(np.maximum(after[apart], MIN_APART) / before[apart]))
+        ratio = np.concatenate(ratios)
+        step[frame] = np.median(ratio) if len(ratio) else 0.0
+    return np.exp(np.cumsum(step))
 
 
 def carry(
@@ -108,14 +148,12 @@ def carry(
     return out
 
 
-def _under(points: Float32[np.ndarray, "n 2"], ground: Ground, *, is_group: bool) -> float:
+def _under(points: Float32[np.ndarray, "n 2"], ground: Ground) -> float:
     """Disparity of the still ground at the lowest point of a group; NaN where nothing still is near."""
     foot = np.percentile(points[:, 1], FOOT_PERCENTILE)
     lowest = points[points[:, 1] >= np.percentile(points[:, 1], 75)]
     middle, reach = float(np.median(lowest[:, 0])), max(0.06, 0.6 * float(np.ptp(points[:, 0])))
     still = ground.points
-    if not is_group or not len(still):
-        return np.nan
     below = (still[:, 1] > foot - 0.01) & (still[:, 1] < foot + 0.10) & (np.abs(still[:, 0] - middle) < reach)
     if below.sum() < 4:
         return np.nan
@@ -152,5 +190,5 @@ def _smooth(known: Float64[np.ndarray, "T"], fallback: float) -> Float64[np.ndar
     if not len(have):
         return np.full(len(known), fallback)
     filled = np.interp(np.arange(len(known)), have, known[have])
-    nearer = percentile_filter(filled, 70, size=min(15, 2 * (len(known) // 2) + 1), mode="nearest")
+    nearer = percentile_filter(filled, NEARER_PERCENTILE, size=min(NEARER_FRAMES, 2 * (len(known) // 2) + 1), mode="nearest")
     return gaussian_filter1d(nearer, SMOOTHING_FRAMES, mode="nearest")

@@ -227,7 +227,7 @@ def _positions(wanted: _Lifted, support: _Lifted, camera: CameraPath) -> Float32
         visible=np.concatenate([wanted.visible[:, mine], support.visible[:, other]], axis=1),
     )
     label = group(moving)
-    disparity = disparity_from_ground(moving, label, _ground(support, camera, unit))
+    disparity = disparity_from_ground(moving, label, _ground(support, camera, unit), bottom=0.5 * camera.size[0] / longer)
     lifted = np.empty((*disparity.shape, 3), np.float32)
     centred = torch.tensor([[focal, 0.0, 0.0], [0.0, focal, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
     for frame, pose in enumerate(camera.world_from_camera):
