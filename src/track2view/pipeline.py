@@ -24,10 +24,11 @@ from track2view.errors import UserError
 from track2view.geometry import invert
 from track2view.overview import draw_overview
 from track2view.pairing import pair_by_projection
+from track2view.progress import progress
 from track2view.records import CameraPath, Clip, Size, TrackSet, atomic_path, scale_of
 from track2view.trackers import Queries, SfmTracker, Tracker, Tracking, TrackingReport
 from track2view.trackers.flow import neighbour_flow
-from track2view.video import VideoWriter, progress
+from track2view.video import VideoWriter
 from track2view.warp import DenseDepth, RenderedFrame, WarpRenderer, densify
 
 RelativeTo = Literal["source", "first-frame", "world"]

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
 
 import av
 import cv2
@@ -16,21 +15,14 @@ import torch
 from av.error import FFmpegError
 from av.video.reformatter import ColorRange, Colorspace
 from jaxtyping import UInt8
-from tqdm import tqdm
 
 from track2view.errors import UserError
+from track2view.progress import progress
 from track2view.records import AudioSource, Clip, Size, atomic_path
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 AUDIO_CODECS_OF_MP4 = {"aac", "mp3", "ac3", "eac3", "opus", "flac", "alac"}
 IMAGE_FOLDER_FPS = Fraction(24)
-
-Item = TypeVar("Item")
-
-
-def progress(items: Iterable[Item], what: str, total: int | None = None) -> Iterable[Item]:
-    """Wrap an iterable in a progress bar that appears once it has run for a second on a terminal."""
-    return tqdm(items, desc=what, total=total, delay=1.0, disable=None, leave=False, dynamic_ncols=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from track2view.geometry import inside, invert, pixel_centres, project, transform, unproject
+from track2view.progress import progress
 from track2view.records import CameraPath, Clip, TrackSet
 from track2view.scenes.world import World
-from track2view.video import progress
 
 SURFACE_TOLERANCE = 2e-3
 AMBIENT = 0.6

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Float16, Float32, Float64, UInt8
 
+from track2view.progress import progress
 from track2view.records import Clip, Size
-from track2view.video import progress
 
 WORKING_SHORT_SIDE = 480
 STORED_STRIDE = 2

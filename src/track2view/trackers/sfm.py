@@ -9,13 +9,13 @@ from jaxtyping import Bool, Float32, Float64, Int64
 
 from track2view.errors import UserError
 from track2view.geometry import project, rigid, unproject
+from track2view.progress import progress
 from track2view.records import CameraPath, Clip, TrackSet, horizontal_fov, scale_of
 from track2view.trackers.bundle import BundleState, Observations, canonical_pixels, residuals, triangulate, world_directions
 from track2view.trackers.flow import NeighbourFlow, follow, neighbour_flow, shot_changes
 from track2view.trackers.motion import STATIC_PIXELS, CameraMotion, estimate
 from track2view.trackers.moving import Ground, ImageTracks, carry, disparity_from_ground, group
 from track2view.trackers.protocol import Queries, Tracking, TrackingReport
-from track2view.video import progress
 
 FOCAL_PER_LONGER_SIDE = 1.0
 LOW_PARALLAX_DEGREES = 0.5

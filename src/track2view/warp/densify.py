@@ -10,10 +10,10 @@ from scipy.spatial import KDTree
 from torch import Tensor
 
 from track2view.geometry import inside, project
+from track2view.progress import progress
 from track2view.records import CameraPath, Clip, Size, TrackSet
 from track2view.trackers.bundle import BundleState, Observations, canonical_pixels, residuals, triangulate
 from track2view.trackers.flow import NeighbourFlow, follow
-from track2view.video import progress
 
 KEY_INTERVAL = 8
 REACH = 18

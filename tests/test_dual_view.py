@@ -1,0 +1,168 @@
+from typing import cast
+
+import pytest
+import torch
+from diffusers import WanTransformer3DModel
+from test_conditioner import random_condition
+from torch import Tensor
+
+from track2view.errors import UserError
+from track2view.model import dual_view
+from track2view.model.conditioner import TrackConditioner
+from track2view.model.dual_view import DualViewModel, DualViewModes
+
+SHAPE = (1, 16, 5, 8, 12)
+WIDTH = 24
+
+
+def tiny_transformer(**other: object) -> WanTransformer3DModel:
+    torch.manual_seed(0)
+    given = {
+        "num_attention_heads": 2,
+        "attention_head_dim": 12,
+        "text_dim": 16,
+        "ffn_dim": 32,
+        "num_layers": 3,
+        "rope_max_seq_len": 32,
+    }
+    return WanTransformer3DModel(**(given | other)).eval()
+
+
+def tiny_model(modes: DualViewModes | None = None, *, fresh: bool = False) -> DualViewModel:
+    transformer = tiny_transformer()
+    torch.manual_seed(1)
+    conditioner = TrackConditioner(token_width=WIDTH, width=24, layers=1, heads=3, bands=3)
+    if not fresh:
+        torch.nn.init.normal_(conditioner.out_proj.weight, std=0.2)
+    return DualViewModel(transformer, conditioner, modes).eval()
+
+
+def draw(seed: int, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+TARGET, SOURCE, TIME = draw(1, *SHAPE), draw(2, *SHAPE), torch.tensor([637.0])
+PROMPT, NOTHING = draw(3, 1, 7, 16), draw(4, 1, 7, 16)
+
+
+@torch.no_grad()
+def test_one_view_is_the_transformer_bit_for_bit() -> None:
+    model = tiny_model()
+    expected = model.transformer(TARGET, TIME, PROMPT, return_dict=False)[0]
+    assert torch.equal(model(TARGET, TIME, (PROMPT,))[0], expected)
+
+
+@torch.no_grad()
+def test_a_fresh_conditioner_changes_nothing_bit_for_bit() -> None:
+    model = tiny_model(fresh=True)
+    contexts = model.condition(SOURCE, random_condition(1, frames=5))
+    with_tracks = model(TARGET, TIME, (PROMPT,), SOURCE, contexts)[0]
+    assert torch.equal(with_tracks, model(TARGET, TIME, (PROMPT,), SOURCE)[0])
+
+
+@torch.no_grad()
+def test_tracks_change_the_result_once_the_conditioner_is_trained() -> None:
+    model = tiny_model()
+    contexts = model.condition(SOURCE, random_condition(1, frames=5))
+    assert not torch.allclose(model(TARGET, TIME, (PROMPT,), SOURCE, contexts)[0], model(TARGET, TIME, (PROMPT,), SOURCE)[0])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("timestep", ["segmented", "shared"])
+def test_two_views_equal_the_transformer_over_their_concatenation_with_a_timestep_per_token(timestep: str) -> None:
+    model = tiny_model(DualViewModes(timestep=timestep))
+    tokens = 5 * 4 * 6
+    source_time = torch.zeros(1, tokens) if timestep == "segmented" else TIME.expand(1, tokens)
+    table = torch.cat([TIME.expand(1, tokens), source_time], dim=1)
+    both = model.transformer(torch.cat([TARGET, SOURCE], dim=2), table, PROMPT, return_dict=False)[0]
+    found = model(TARGET, TIME, (PROMPT,), SOURCE)[0]
+    assert torch.allclose(found, both[:, :, :5], atol=1e-6)
+
+
+@torch.no_grad()
+def test_synchronised_positions_are_told_apart_by_their_marks() -> None:
+    model = tiny_model(DualViewModes(rope="synchronised"))
+    assert model.view_embedding is not None
+    before = model(TARGET, TIME, (PROMPT,), SOURCE)[0]
+    sequential = tiny_model()(TARGET, TIME, (PROMPT,), SOURCE)[0]
+    assert not torch.allclose(before, sequential)
+    model.view_embedding.data[1] = 0.5
+    assert not torch.allclose(before, model(TARGET, TIME, (PROMPT,), SOURCE)[0])
+
+
+@torch.no_grad()
+def test_cached_source_equals_joint_attention_under_a_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model(DualViewModes(attention="cached-source"))
+    contexts = model.condition(SOURCE, random_condition(2, frames=5))
+    found = model(TARGET, TIME, (PROMPT,), SOURCE, contexts)[0]
+
+    joint = DualViewModel(model.transformer, model.conditioner).eval()
+    tokens = 5 * 4 * 6
+    mask = torch.ones(2 * tokens, 2 * tokens, dtype=torch.bool)
+    mask[tokens:, :tokens] = False
+
+    def masked(query: Tensor, key: Tensor, value: Tensor, backend: object = None) -> Tensor:
+        chosen = mask[: query.shape[1]] if query.shape[1] in (tokens, 2 * tokens) else None
+        out = torch.nn.functional.scaled_dot_product_attention(*(each.transpose(1, 2) for each in (query, key, value)), attn_mask=chosen)
+        return out.transpose(1, 2)
+
+    monkeypatch.setattr(dual_view, "dispatch_attention_fn", masked)
+    expected = joint(TARGET, TIME, (PROMPT,), SOURCE, contexts)[0]
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_remembered_source_gives_the_same_result_as_one_computed_at_every_step() -> None:
+    model = tiny_model(DualViewModes(attention="cached-source"))
+    contexts = model.condition(SOURCE, random_condition(2, frames=5))
+    memories = [model.remember(SOURCE, text, contexts) for text in (PROMPT, NOTHING)]
+    kept = model(TARGET, TIME, (PROMPT, NOTHING), SOURCE, contexts, memories)
+    anew = model(TARGET, TIME, (PROMPT, NOTHING), SOURCE, contexts)
+    assert all(torch.equal(one, other) for one, other in zip(kept, anew, strict=True))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("attention", ["joint", "cached-source"])
+def test_guidance_branches_together_equal_each_alone_bit_for_bit(attention: str) -> None:
+    model = tiny_model(DualViewModes(attention=attention))
+    together = model(TARGET, TIME, (PROMPT, NOTHING), SOURCE)
+    alone = [model(TARGET, TIME, (text,), SOURCE)[0] for text in (PROMPT, NOTHING)]
+    assert all(torch.equal(one, other) for one, other in zip(together, alone, strict=True))
+
+
+@torch.no_grad()
+def test_leaving_out_the_sources_queries_in_the_last_block_changes_nothing() -> None:
+    model = tiny_model()
+    found = model(TARGET, TIME, (PROMPT,), SOURCE)[0]
+    original = model._run
+
+    def all_ask(block: torch.nn.Module, *given: object) -> object:
+        return original(cast("torch.nn.Module", block), *given[:-1], None)
+
+    model._run = all_ask
+    assert torch.equal(found, model(TARGET, TIME, (PROMPT,), SOURCE)[0])
+
+
+@pytest.mark.parametrize("attention", ["joint", "cached-source"])
+def test_checkpointing_changes_no_gradient(attention: str) -> None:
+    model = tiny_model(DualViewModes(attention=attention))
+    gradients = []
+    for on in (False, True):
+        model.gradient_checkpointing = on
+        model.zero_grad()
+        contexts = model.condition(SOURCE, random_condition(2, frames=5))
+        model(TARGET, TIME, (PROMPT,), SOURCE, contexts)[0].square().mean().backward()
+        gradients.append({name: each.grad.clone() for name, each in model.conditioner.named_parameters() if each.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    assert gradients[0]
+    for name, gradient in gradients[0].items():
+        assert torch.allclose(gradient, gradients[1][name], atol=1e-7), name
+
+
+def test_what_does_not_fit_is_refused_by_name() -> None:
+    with pytest.raises(UserError, match="width 16, this base has 24"):
+        DualViewModel(tiny_transformer(), TrackConditioner(token_width=16, width=24, layers=1, heads=3))
+    with pytest.raises(UserError, match="text-to-video"):
+        DualViewModel(tiny_transformer(in_channels=36), TrackConditioner(token_width=WIDTH, width=24, layers=1, heads=3))
+    with pytest.raises(UserError, match="cached-source"):
+        DualViewModes(attention="cached-source", timestep="shared")
