@@ -12,6 +12,7 @@ from scipy.ndimage import gaussian_filter1d, percentile_filter
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
+from scipy.stats import siegelslopes
 
 SAMPLED_FRAMES = 16
 NEIGHBOURS = 8
@@ -21,6 +22,8 @@ LINK_FRAMES = 24
 MIN_SHARED = 3
 LINK_BATCH = 5000
 MIN_GROUP = 4
+MIN_GROUND = 8
+MAX_GROUND = 200
 FOOT_PERCENTILE = 99.7
 FOOT_MARGIN = 0.02
 PAIRINGS = 8
@@ -155,18 +158,12 @@ def _under(points: Float32[np.ndarray, "n 2"], ground: Ground) -> float:
     middle, reach = float(np.median(lowest[:, 0])), max(0.06, 0.6 * float(np.ptp(points[:, 0])))
     still = ground.points
     below = (still[:, 1] > foot - 0.01) & (still[:, 1] < foot + 0.10) & (np.abs(still[:, 0] - middle) < reach)
-    if below.sum() < 4:
+    row, disparity = still[below, 1], ground.disparity[below]
+    if len(row) < MIN_GROUND:
         return np.nan
-    offset = still[below] - np.array([middle, foot])
-    weight = np.exp(-0.5 * (np.linalg.norm(offset, axis=1) / 0.04) ** 2) + 1e-3
-    design = np.stack([np.ones(below.sum()), offset[:, 1]], axis=1)
-    value = ground.disparity[below]
-    for _ in range(4):
-        solution = np.linalg.lstsq(design * weight[:, None] ** 0.5, value * weight**0.5, rcond=1e-6)[0]
-        error = np.abs(design @ solution - value)
-        weight = weight / (1 + (error / (np.median(error) + 1e-6)) ** 2)
-    low, high = np.percentile(value, [5, 95])
-    return float(np.clip(solution[0], low, high))
+    thinned = slice(None, None, -(-len(row) // MAX_GROUND))
+    _, value = siegelslopes(disparity[thinned], row[thinned] - foot)
+    return float(np.clip(value, *np.percentile(disparity, [5, 95])))
 
 
 def _neighbours(moving: ImageTracks, members: Int64[np.ndarray, "n"], ground: list[Ground]) -> Float64[np.ndarray, "T n"]:

@@ -108,7 +108,7 @@ def _gather(into: Float32[np.ndarray, "2 2 h w"], dense: _Points, row: int, anch
     lively = chosen & dense.moving
     disparity[lively], known = anchors.moving_disparity(dense.frames[row], dense.points[row, lively])
     chosen[np.flatnonzero(lively)[~known]] = False
-    chosen &= disparity < anchors.nearest
+    chosen &= dense.moving | (disparity < anchors.nearest)
     cell = (dense.points[row, chosen] / 2).astype(int)
     index = np.clip(cell[:, 1], 0, height - 1) * width + np.clip(cell[:, 0], 0, width - 1)
     strength = dense.weight[chosen] * np.float32(np.exp(-distance / REACH))
@@ -141,7 +141,7 @@ class _Anchors:
         trusted = next((each for each in (trusted, self.disparity[self.usable]) if len(each)), np.ones(1))
         self.typical = float(np.median(trusted))
         self.nearest = NEAREST * float(np.percentile(trusted, 98))
-        self.usable &= self.disparity < self.nearest
+        self.usable &= self.moving | (self.disparity < self.nearest)
 
     def moving_disparity(self, frame: int, points: Float32[np.ndarray, "n 2"]) -> tuple[Float32[np.ndarray, "n"], Bool[np.ndarray, "n"]]:
         """Disparity of the moving tracks nearest to points, and whether one is near."""
