@@ -4,7 +4,7 @@ BIN := .venv/bin
 CLIP ?=
 CAMERA ?= orbit-right
 
-.PHONY: setup demo test test-slow lint bench clean
+.PHONY: setup demo test test-slow test-gpu lint bench clean
 
 setup: .venv/installed
 
@@ -22,7 +22,10 @@ test: setup
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-slow: setup
-	$(BIN)/python -m pytest -m "slow or gpu"
+	$(BIN)/python -m pytest -m slow -rP
+
+test-gpu: setup
+	$(BIN)/python -m pytest -m gpu
 
 lint: setup
 	$(BIN)/ruff format --check .

@@ -221,11 +221,14 @@ def make_folder(out: Path) -> None:
 
 
 def memory_needed(frames: int, size: Size) -> int:
-    """Bytes that tracking and rendering a clip take at their peak: libraries, frames, flow, followed points, depth."""
+    """Bytes that tracking and rendering a clip take at their peak: libraries, frames, flow, followed points, depth.
+
+    Fitted to measured peaks (docs/benchmarks.md), from 82 frames of 480p to 150 of 1080p and 1,000 of 480p.
+    """
     height, width = size
     scale = min(1.0, 480 / min(size))
     working = height * width * scale * scale
-    return int(900e6 + frames * (3 * height * width + 16 * working) + 170 * height * width)
+    return int(550e6 + frames * (3 * height * width + 8.5 * working) + 520 * height * width)
 
 
 def check_memory(clip: Clip) -> None:
