@@ -18,7 +18,8 @@ from track2view.scenes import make_camera, make_world, render_clip, track_points
 from track2view.trackers import Queries, SfmTracker
 from track2view.trackers.bundle import BundleState, Observations, resect, residuals, solve, triangulate, world_directions
 from track2view.trackers.flow import follow, neighbour_flow
-from track2view.trackers.moving import Ground, ImageTracks, disparity_from_ground, group
+from track2view.trackers.moving import Ground, ImageTracks, View, group, place
+from track2view.trackers.rigid import rigid_thing
 from track2view.video import read_clip
 
 
@@ -225,8 +226,27 @@ def test_a_mover_stands_on_the_ground_also_when_its_foot_leaves_the_image() -> N
     moving = ImageTracks(points=points, visible=visible)
     label = group(moving)
     assert (label == label[0]).all()
-    found = disparity_from_ground(moving, label, [ground] * frames, bottom)
-    assert np.abs(found * depth[:, None] - 1).max() < 0.06
+    placed = place(moving, label, [ground] * frames, View(focal=1.0, bottom=bottom, pixels=480.0))
+    assert np.abs(placed.disparity * depth[:, None] - 1).max() < 0.06
+
+
+def test_a_rigid_thing_shows_its_shape_and_motion_up_to_its_size() -> None:
+    random, frames, focal = np.random.default_rng(1), 40, 500.0
+    on_thing = random.uniform(-0.5, 0.5, (200, 3))
+    turned = Rotation.from_rotvec(np.linspace(0, 50, frames)[:, None] * [0.0, 1.0, 0.0], degrees=True).as_matrix()
+    middle = np.stack([np.linspace(-1, 1, frames), np.zeros(frames), np.linspace(5, 3, frames)], axis=-1)
+    in_camera = np.einsum("tij,nj->tni", turned, on_thing) + middle[:, None]
+    pixels = focal * in_camera[..., :2] / in_camera[..., 2:] + random.normal(0, 0.1, (frames, 200, 2))
+    pixels[:, :40] += 30 * random.random((frames, 40, 2))  # hair, leaves: nothing rigid
+    visible = random.random((frames, 200)) < 0.8
+    thing = rigid_thing(pixels.astype(np.float32), visible, focal)
+    assert thing is not None
+    assert not thing.agrees[:40].any()
+    assert thing.agrees[40:].mean() > 0.95
+    found = thing.in_camera[:, thing.agrees]
+    scale = np.median(in_camera[:, thing.agrees, 2] / found[..., 2])
+    assert np.abs(scale * found - in_camera[:, thing.agrees]).max() < 0.1
+    assert rigid_thing(random.uniform(0, 300, (frames, 200, 2)).astype(np.float32), visible, focal) is None
 
 
 @pytest.mark.slow

@@ -114,7 +114,7 @@ def estimate(flow: NeighbourFlow, focal: float, *, focal_known: bool) -> CameraM
         focal=focal,
     )
     guesses = (1.0,) if focal_known else FOCAL_GUESSES
-    state = _grow(state, seen, keyframes, scale, guesses, free_focal_from=None if focal_known else FOCAL_FROM_FRAMES)
+    state = grow(state, seen, keyframes, scale, guesses, free_focal_from=None if focal_known else FOCAL_FROM_FRAMES)
     static = static_tracks(state, seen) & usable
     if static.sum() >= MIN_TRACKS:
         seen = seen.where(static[seen.track])
@@ -125,7 +125,7 @@ def estimate(flow: NeighbourFlow, focal: float, *, focal_known: bool) -> CameraM
         state = replace(state, focal=focal)
     state = solve(state, seen, free=free, free_focal=estimated, scale=1.0, iterations=30)
     error, in_front = residuals(state, seen)
-    rotation, centre = _all_frames(state, seen, keyframes, centred, tracks.visible, static)
+    rotation, centre = all_frames(state, seen, keyframes, centred, tracks.visible, static)
     return CameraMotion(
         rotation=rotation,
         centre=centre,
@@ -136,7 +136,7 @@ def estimate(flow: NeighbourFlow, focal: float, *, focal_known: bool) -> CameraM
     )
 
 
-def _grow(
+def grow(
     state: BundleState,
     seen: Observations,
     keyframes: Int64[np.ndarray, "K"],
@@ -277,7 +277,7 @@ def static_tracks(state: BundleState, seen: Observations) -> Bool[np.ndarray, "N
     return (count > 0) & (size[position] <= STATIC_PIXELS)
 
 
-def _all_frames(
+def all_frames(
     state: BundleState,
     seen: Observations,
     keyframes: Int64[np.ndarray, "K"],

@@ -1,7 +1,8 @@
 """Depth of things that move on their own: from the still ground under their feet (design section 9, step 4).
 
 One camera cannot tell how far a freely moving point is. But most moving things stand on something still, whose depth is
-known: tracks are grouped by where they are and how they move, and each group takes the depth of the ground at its lowest point.
+known: tracks are grouped by where they are and how they move, each group's shape and motion are solved up to its size, and the
+ground at its lowest point gives the size.
 """
 
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 from scipy.stats import siegelslopes
+
+from track2view.trackers.rigid import RigidThing, rigid_thing
 
 SAMPLED_FRAMES = 16
 NEIGHBOURS = 8
@@ -26,9 +29,12 @@ MIN_GROUND = 8
 MAX_GROUND = 200
 FOOT_PERCENTILE = 99.7
 FOOT_MARGIN = 0.02
+LOWEST_PERCENTILE = 95
+FOOT_BELOW = 0.01
 PAIRINGS = 8
 MIN_APART = 0.01
-NEARER_PERCENTILE = 70
+UPRIGHT = 2.0
+NEARER_PERCENTILE = 90
 NEARER_FRAMES = 61
 SMOOTHING_FRAMES = 8.0
 
@@ -47,6 +53,35 @@ class Ground:
 
     points: Float32[np.ndarray, "M 2"]
     disparity: Float32[np.ndarray, "M"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class View:
+    """The camera that :class:`ImageTracks` come from.
+
+    Attributes:
+        focal: focal length in the units of tracks.
+        bottom: the image's lowest row.
+        pixels: how many pixels of the tracker's working picture make one unit.
+    """
+
+    focal: float
+    bottom: float
+    pixels: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Placed:
+    """Moving tracks in space, as image points and inverse depths.
+
+    Attributes:
+        points: where tracked or, where unseen, where the thing they belong to says.
+        known: points that are one or the other.
+    """
+
+    points: Float32[np.ndarray, "T N 2"]
+    disparity: Float64[np.ndarray, "T N"]
+    known: Bool[np.ndarray, "T N"]
 
 
 def group(tracks: ImageTracks) -> Int64[np.ndarray, "N"]:
@@ -82,38 +117,76 @@ def group(tracks: ImageTracks) -> Int64[np.ndarray, "N"]:
     return np.where(sizes[label] >= MIN_GROUP, label, -1).astype(np.int64)
 
 
-def disparity_from_ground(
-    moving: ImageTracks, label: Int64[np.ndarray, "N"], ground: list[Ground], bottom: float
-) -> Float64[np.ndarray, "T N"]:
-    """Inverse depth of every moving track at every frame its group is seen in (held before and after).
+def place(moving: ImageTracks, label: Int64[np.ndarray, "N"], ground: list[Ground], view: View) -> Placed:
+    """Where every moving track is at every frame its group is seen in (held before and after).
 
-    The ground under a group's foot says how near it is, where the foot is above the image's ``bottom``; how the group grows
-    and shrinks in the image says how that changes, also while its foot is out of sight or off the ground.
+    How the points of a group lie to each other, and how the whole comes nearer, is solved as a rigid thing's where it moves as
+    one; else the group is flat, and its growth in the image says how near it comes. The ground under its foot, where that is
+    above the image's bottom, gives the one length that is still open.
     """
     frames, count = moving.visible.shape
-    out = np.empty((frames, count))
+    placed = Placed(points=moving.points.copy(), disparity=np.empty((frames, count)), known=moving.visible.copy())
     known_anywhere = np.concatenate([each.disparity for each in ground])
     typical = float(np.median(known_anywhere)) if len(known_anywhere) else 1.0
-    for each in np.unique(label):
+    for each in np.unique(label[label >= 0]):
         members = np.flatnonzero(label == each)
-        if each < 0:
-            out[:, members] = _neighbours(moving, members, ground)
-            continue
-        visible = moving.visible[:, members]
-        known, cut = np.full(frames, np.nan), np.zeros(frames, bool)
+        points, visible = moving.points[:, members], moving.visible[:, members]
+        thing = rigid_thing(points * view.pixels, visible, view.focal * view.pixels)
+        if thing is None:
+            relative = np.repeat(_growth(points, visible)[:, None], len(members), axis=1)
+        else:
+            relative = _relative_disparity(thing, points, visible)
+            span = slice(thing.begin, thing.begin + len(thing.in_camera))
+            unseen = np.zeros_like(visible)
+            unseen[span, thing.agrees] = ~visible[span, thing.agrees]
+            projected = view.focal * thing.in_camera[..., :2] / np.maximum(thing.in_camera[..., 2:], 1e-6)
+            spot = np.zeros_like(points)
+            spot[span] = projected
+            placed.points[:, members] = np.where(unseen[..., None], spot, points)
+            placed.known[:, members] |= unseen
+        size = np.full(frames, np.nan)
+        cut = np.zeros(frames, bool)
         for frame in np.flatnonzero(visible.sum(1) >= min(3, len(members))):
-            points = moving.points[frame, members[visible[frame]]]
-            known[frame] = _under(points, ground[frame])
-            cut[frame] = np.percentile(points[:, 1], FOOT_PERCENTILE) > bottom - FOOT_MARGIN
-        if np.isfinite(known[~cut]).any():
-            known[cut] = np.nan
-        size = _growth(moving.points[:, members], visible)
-        out[:, members] = (size * _smooth(known / size, fallback=typical))[:, None]
+            shown = visible[frame]
+            size[frame], foot = _size(points[frame, shown], relative[frame, shown], ground[frame])
+            cut[frame] = foot > view.bottom - FOOT_MARGIN
+        if np.isfinite(size[~cut]).any():
+            size[cut] = np.nan
+        placed.disparity[:, members] = relative * _smooth(size, fallback=typical, whole=thing is not None)[:, None]
+    placed.disparity[:, label < 0] = _neighbours(moving, label, placed.disparity, ground)
+    return placed
+
+
+def _relative_disparity(
+    thing: RigidThing, points: Float32[np.ndarray, "T n 2"], visible: Bool[np.ndarray, "T n"]
+) -> Float64[np.ndarray, "T n"]:
+    """Inverse depth in the thing's own unit; of tracks that do not agree with it, their neighbours'; held before and after."""
+    out = np.full(visible.shape, np.nan)
+    out[thing.begin : thing.begin + len(thing.in_camera), thing.agrees] = 1 / thing.in_camera[:, thing.agrees, 2]
+    others = np.flatnonzero(~thing.agrees)
+    for frame in range(thing.begin, thing.begin + len(thing.in_camera)):
+        shown = np.flatnonzero(visible[frame] & thing.agrees)
+        known = shown if len(shown) else np.flatnonzero(thing.agrees)
+        _, near = KDTree(points[frame, known]).query(points[frame, others], k=min(3, len(known)))
+        out[frame, others] = np.median(out[frame, known[near.reshape(-1, min(3, len(known)))]], axis=1)
+    last = thing.begin + len(thing.in_camera) - 1
+    out[: thing.begin], out[last + 1 :] = out[thing.begin], out[last]
     return out
 
 
+def _size(points: Float32[np.ndarray, "n 2"], relative: Float64[np.ndarray, "n"], ground: Ground) -> tuple[float, float]:
+    """Disparity of the ground under a group's foot in terms of the foot's relative one (NaN where none is near), and its row."""
+    foot = float(np.percentile(points[:, 1], FOOT_PERCENTILE))
+    at_foot = points[:, 1] >= np.percentile(points[:, 1], LOWEST_PERCENTILE)
+    return _under(points, foot, ground) / float(np.median(relative[at_foot])), foot
+
+
 def _growth(points: Float32[np.ndarray, "T n 2"], visible: Bool[np.ndarray, "T n"]) -> Float64[np.ndarray, "T"]:
-    """Size of a group in the image relative to frame 0: of distances between its points, frame to frame, the median ratio."""
+    """Size of a group in the image relative to frame 0: of heights between its points, frame to frame, the median ratio.
+
+    Heights alone, because things turn about the vertical, and show more of a side when they pass: their widths change for
+    other reasons than distance.
+    """
     step = np.zeros(len(points))
     for frame in range(1, len(points)):
         both = np.flatnonzero(visible[frame] & visible[frame - 1])
@@ -122,10 +195,11 @@ def _growth(points: Float32[np.ndarray, "T n 2"], visible: Bool[np.ndarray, "T n
         ratios = []
         for shift in range(1, 1 + min(PAIRINGS, len(both) // 2)):
             other = np.roll(both, shift * len(both) // (2 * PAIRINGS) + 1)
-            before = np.linalg.norm(points[frame - 1, both] - points[frame - 1, other], axis=-1)
-            after = np.linalg.norm(points[frame, both] - points[frame, other], axis=-1)
-            apart = before > MIN_APART
-            ratios.append(np.log(np.maximum(after[apart], MIN_APART) / before[apart]))
+            before = points[frame - 1, both] - points[frame - 1, other]
+            height = np.abs(before[:, 1])
+            upright = (height > MIN_APART) & (height > UPRIGHT * np.abs(before[:, 0]))
+            after = np.abs(points[frame, both, 1] - points[frame, other, 1])
+            ratios.append(np.log(np.maximum(after[upright], MIN_APART / 2) / height[upright]))
         ratio = np.concatenate(ratios)
         step[frame] = np.median(ratio) if len(ratio) else 0.0
     return np.exp(np.cumsum(step))
@@ -151,9 +225,8 @@ def carry(
     return out
 
 
-def _under(points: Float32[np.ndarray, "n 2"], ground: Ground) -> float:
+def _under(points: Float32[np.ndarray, "n 2"], foot: float, ground: Ground) -> float:
     """Disparity of the still ground at the lowest point of a group; NaN where nothing still is near."""
-    foot = np.percentile(points[:, 1], FOOT_PERCENTILE)
     lowest = points[points[:, 1] >= np.percentile(points[:, 1], 75)]
     middle, reach = float(np.median(lowest[:, 0])), max(0.06, 0.6 * float(np.ptp(points[:, 0])))
     still = ground.points
@@ -162,30 +235,38 @@ def _under(points: Float32[np.ndarray, "n 2"], ground: Ground) -> float:
     if len(row) < MIN_GROUND:
         return np.nan
     thinned = slice(None, None, -(-len(row) // MAX_GROUND))
-    _, value = siegelslopes(disparity[thinned], row[thinned] - foot)
+    _, value = siegelslopes(disparity[thinned], row[thinned] - foot - FOOT_BELOW)
     return float(np.clip(value, *np.percentile(disparity, [5, 95])))
 
 
-def _neighbours(moving: ImageTracks, members: Int64[np.ndarray, "n"], ground: list[Ground]) -> Float64[np.ndarray, "T n"]:
-    """For strays: the median of the nearest still points, over all frames they were seen in."""
-    out = np.ones((len(moving.points), len(members)))
+def _neighbours(
+    moving: ImageTracks, label: Int64[np.ndarray, "N"], disparity: Float64[np.ndarray, "T N"], ground: list[Ground]
+) -> Float64[np.ndarray, "T n"]:
+    """For strays: the median of the nearest points of groups and of the ground, over all frames they were seen in."""
+    strays, grouped = np.flatnonzero(label < 0), np.flatnonzero(label >= 0)
+    out = np.ones((len(moving.points), len(strays)))
     found = np.full(out.shape, np.nan)
-    for frame in range(len(moving.points)):
-        here = ground[frame]
-        chosen = np.flatnonzero(moving.visible[frame, members])
-        if len(here.points) and len(chosen):
-            _, near = KDTree(here.points).query(moving.points[frame, members[chosen]], k=min(5, len(here.points)))
-            found[frame, chosen] = np.median(here.disparity[near.reshape(len(chosen), -1)], axis=1)
+    for frame, here in enumerate(ground):
+        chosen = np.flatnonzero(moving.visible[frame, strays])
+        others = grouped[moving.visible[frame, grouped]]
+        points = np.concatenate([here.points, moving.points[frame, others]])
+        if len(points) and len(chosen):
+            _, near = KDTree(points).query(moving.points[frame, strays[chosen]], k=min(5, len(points)))
+            known = np.concatenate([here.disparity, disparity[frame, others]])
+            found[frame, chosen] = np.median(known[near.reshape(len(chosen), -1)], axis=1)
     some = np.isfinite(found).any(0)
     out[:, some] = np.nanmedian(found[:, some], axis=0)
     return out
 
 
-def _smooth(known: Float64[np.ndarray, "T"], fallback: float) -> Float64[np.ndarray, "T"]:
-    """Fill gaps, and lean to the nearer: a thing in the air shows ground behind it, never before it."""
+def _smooth(known: Float64[np.ndarray, "T"], *, fallback: float, whole: bool) -> Float64[np.ndarray, "T"]:
+    """Fill gaps, and lean to the nearer: a thing in the air shows ground behind it, never before it. One value for the whole
+    clip where nothing makes it drift."""
     have = np.flatnonzero(np.isfinite(known))
     if not len(have):
         return np.full(len(known), fallback)
+    if whole:
+        return np.full(len(known), np.percentile(known[have], NEARER_PERCENTILE))
     filled = np.interp(np.arange(len(known)), have, known[have])
     nearer = percentile_filter(filled, NEARER_PERCENTILE, size=min(NEARER_FRAMES, 2 * (len(known) // 2) + 1), mode="nearest")
     return gaussian_filter1d(nearer, SMOOTHING_FRAMES, mode="nearest")

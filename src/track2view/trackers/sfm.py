@@ -14,7 +14,7 @@ from track2view.records import CameraPath, Clip, TrackSet, horizontal_fov, scale
 from track2view.trackers.bundle import BundleState, Observations, canonical_pixels, residuals, triangulate, world_directions
 from track2view.trackers.flow import NeighbourFlow, follow, neighbour_flow, shot_changes
 from track2view.trackers.motion import STATIC_PIXELS, CameraMotion, estimate
-from track2view.trackers.moving import Ground, ImageTracks, carry, disparity_from_ground, group
+from track2view.trackers.moving import Ground, ImageTracks, View, carry, group, place
 from track2view.trackers.protocol import Queries, Tracking, TrackingReport
 
 FOCAL_PER_LONGER_SIDE = 1.0
@@ -227,13 +227,14 @@ def _positions(wanted: _Lifted, support: _Lifted, camera: CameraPath) -> Float32
         visible=np.concatenate([wanted.visible[:, mine], support.visible[:, other]], axis=1),
     )
     label = group(moving)
-    disparity = disparity_from_ground(moving, label, _ground(support, camera, unit), bottom=0.5 * camera.size[0] / longer)
-    lifted = np.empty((*disparity.shape, 3), np.float32)
+    view = View(focal=focal / longer, bottom=0.5 * camera.size[0] / longer, pixels=unit)
+    placed = place(moving, label, _ground(support, camera, unit), view)
+    lifted = np.empty((*placed.disparity.shape, 3), np.float32)
     centred = torch.tensor([[focal, 0.0, 0.0], [0.0, focal, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
     for frame, pose in enumerate(camera.world_from_camera):
-        pixels = torch.from_numpy(moving.points[frame]).double() * longer
-        lifted[frame] = unproject(pixels, torch.from_numpy(1 / disparity[frame]), pose, centred).numpy()
-    out[:, mine] = carry(lifted, moving.visible, label)[:, : len(mine)]
+        pixels = torch.from_numpy(placed.points[frame]).double() * longer
+        lifted[frame] = unproject(pixels, torch.from_numpy(1 / placed.disparity[frame]), pose, centred).numpy()
+    out[:, mine] = carry(lifted, placed.known, label)[:, : len(mine)]
     return out
 
 
