@@ -1,10 +1,11 @@
-"""The command line: typed commands, no logic. ``track2view render | track | cameras``."""
+"""The command line: typed commands, no logic. ``track2view render | track | cameras | model``."""
 
 import errno
+import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,7 +14,10 @@ import tyro
 from track2view.errors import UserError
 
 if TYPE_CHECKING:
+    from track2view.model.diffusion import DiffusionSettings, Track2ViewPipeline
     from track2view.pipeline import Shot
+    from track2view.records import CameraPath, Clip
+    from track2view.trackers import Queries
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -47,6 +51,38 @@ class Source:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Diffusion:
+    """The diffusion renderer, and how it renders."""
+
+    renderer: Literal["warp", "diffusion"] = "warp"
+    """warp needs nothing; diffusion needs --base and --adapter."""
+    base: Path | None = None
+    """Folder of a text-to-video Wan model in diffusers' layout."""
+    adapter: Path | None = None
+    """Folder of a Track2View adapter; BASE/adapter by default."""
+    prompt: str = ""
+    """What the clip shows, in words."""
+    captioner: Path | None = None
+    """Folder of an image-to-text model of transformers, to find the words."""
+    negative_prompt: str | None = None
+    """What to lead away from; has a default."""
+    steps: int = 50
+    """Denoising steps."""
+    guidance: float = 5.0
+    """Strength of guidance on the prompt; 1 is none, and twice as fast."""
+    solver: Literal["unipc", "euler"] = "unipc"
+    """How steps are taken."""
+    seed: int = 0
+    """Of the noise."""
+    window: int = 81
+    """Most frames at once (4k + 1); longer clips go window by window."""
+    memory: Literal["fast", "balanced", "low"] = "balanced"
+    """Keep all on the device, one part at a time, or one block at a time."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Numbers that the transformer works in."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Render:
     """Re-film a clip along one or more camera paths."""
 
@@ -66,8 +102,9 @@ class Render:
     """Stretch camera files of another length to the clip's."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where to render."""
-    window: tyro.conf.OmitArgPrefixes[Window] = Window()
+    part: tyro.conf.OmitArgPrefixes[Window] = Window()
     source: tyro.conf.OmitArgPrefixes[Source] = Source()
+    diffusion: tyro.conf.OmitArgPrefixes[Diffusion] = Diffusion()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +115,7 @@ class Track:
     """A video, or a folder of images."""
     out: Path | None = None
     """Folder; out/CLIP by default."""
-    window: tyro.conf.OmitArgPrefixes[Window] = Window()
+    part: tyro.conf.OmitArgPrefixes[Window] = Window()
     source: tyro.conf.OmitArgPrefixes[Source] = Source()
 
 
@@ -131,10 +168,66 @@ class Cameras:
     ]
 
 
+@dataclass(frozen=True, kw_only=True)
+class NewModel:
+    """Make a random base and adapter in the real layout, for trials: OUT/base and OUT/adapter."""
+
+    size: tyro.conf.Positional[Literal["micro", "mini"]]
+    """How large."""
+    out: tyro.conf.Positional[Path]
+    """Folder to write."""
+    timestep: Literal["segmented", "shared"] = "segmented"
+    """One timestep a view, or one for both."""
+    rope: Literal["sequential", "synchronised"] = "sequential"
+    """Positions of the source after the target's in time, or at the same time."""
+    attention: Literal["joint", "cached-source"] = "joint"
+    """All tokens see all, or the source sees itself alone and is computed once."""
+    seed: int = 0
+    """Of the weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """Print what a base and adapter are, and what a video costs with them."""
+
+    folder: tyro.conf.Positional[Path]
+    """Folder that holds base/ and adapter/, or a base that holds adapter/."""
+    size: tuple[int, int] = (480, 832)
+    """Height and width of the video."""
+    frames: int = 81
+    """Of the video."""
+    steps: int = 50
+    """Denoising steps."""
+    tflops: float = 500.0
+    """What the device computes in a second, in 10¹² operations, for the floor of the time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportComfy:
+    """Write an adapter's LoRA under ComfyUI's names. (Its track conditioner has no place there.)"""
+
+    adapter: tyro.conf.Positional[Path]
+    """Adapter folder."""
+    out: tyro.conf.Positional[Path]
+    """File to write, .safetensors."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """Bases and adapters of the diffusion renderer."""
+
+    do: tyro.conf.OmitSubcommandPrefixes[
+        Annotated[NewModel, tyro.conf.subcommand("new")]
+        | Annotated[ModelInfo, tyro.conf.subcommand("info")]
+        | Annotated[ExportComfy, tyro.conf.subcommand("export-comfy")]
+    ]
+
+
 Command = (
     Annotated[Render, tyro.conf.subcommand("render")]
     | Annotated[Track, tyro.conf.subcommand("track")]
     | Annotated[Cameras, tyro.conf.subcommand("cameras")]
+    | Annotated[Model, tyro.conf.subcommand("model")]
 )
 
 
@@ -173,7 +266,8 @@ def _render(command: Render) -> None:
         _check_camera(camera, command.amount)
     for folder in folders.values():
         pipeline.make_folder(folder)
-    shot = _prepare(command.clip, command.window, command.source)
+    model = _diffusion(command) if command.diffusion.renderer == "diffusion" else None
+    shot = _prepare(command.clip, command.part, command.source, model)
     targets = {
         camera: pipeline.target_camera(
             shot,
@@ -188,7 +282,10 @@ def _render(command: Render) -> None:
     settings = {key: str(value) for key, value in asdict(command).items() if value is not None}
     for camera, target in targets.items():
         started = time.perf_counter()
-        output = pipeline.write_run(shot, target, folders[camera], settings={**settings, "camera": camera}, device=command.device)
+        made = None if model is None else _made(shot, target, folders[camera], model)
+        output = pipeline.write_run(
+            shot, target, folders[camera], made=made, settings={**settings, "camera": camera}, device=command.device
+        )
         print(f"{output}  ({len(shot.clip)} frames, {time.perf_counter() - started:.0f} s)")
 
 
@@ -197,13 +294,13 @@ def _track(command: Track) -> None:
 
     out = command.out or Path("out") / command.clip.resolve().stem
     pipeline.make_folder(out)
-    shot = _prepare(command.clip, command.window, command.source)
+    shot = _prepare(command.clip, command.part, command.source)
     shot.tracking.tracks.save(out / "tracks.npz")
     shot.tracking.camera.save(out / "source_camera.json")
     print(f"{out / 'tracks.npz'}  ({shot.tracking.tracks.xyz_world.shape[1]} tracks, {len(shot.clip)} frames)")
 
 
-def _prepare(clip: Path, window: Window, source: Source) -> "Shot":
+def _prepare(clip: Path, part: Window, source: Source, model: "_Model | None" = None) -> "Shot":
     from track2view import pipeline
     from track2view.cameras import read_camera
     from track2view.records import TrackSet
@@ -211,16 +308,89 @@ def _prepare(clip: Path, window: Window, source: Source) -> "Shot":
     from track2view.video import read_clip
 
     for name in ("size", "frames"):
-        if (value := getattr(window, name)) is not None and value < 1:
+        if (value := getattr(part, name)) is not None and value < 1:
             raise UserError(f"--{name}: expected a positive number, got {value}")
     tracker = SfmTracker(fov=source.fov)
-    read = read_clip(clip, short_side=window.size, start=window.start, end=window.end, frames=window.frames)
+    read = read_clip(clip, short_side=part.size, start=part.start, end=part.end, frames=part.frames)
     camera = read_camera(source.source_camera, read.size) if source.source_camera else None
     tracks = TrackSet.load(source.tracks) if source.tracks else None
-    shot = pipeline.prepare(read, tracker=tracker, source_camera=camera, tracks=tracks, use_cache=source.cache)
+    queries = None if model is None else pipeline.default_queries(read, model.queries(read))
+    shot = pipeline.prepare(read, tracker=tracker, source_camera=camera, tracks=tracks, queries=queries, use_cache=source.cache)
     for warning in shot.tracking.report.warnings:
         print(f"track2view: warning: {warning}", file=sys.stderr)
     return shot
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Model:
+    pipeline: "Track2ViewPipeline"
+    settings: "DiffusionSettings"
+    captioner: Path | None
+
+    def queries(self, clip: "Clip") -> "Queries":
+        from track2view.trackers import Queries
+
+        self.pipeline.check(clip, self.settings)
+        plan = self.pipeline.record.queries
+        return Queries.grid(self.pipeline.query_frames(len(clip), self.settings), plan.rows, plan.columns)
+
+
+def _diffusion(command: Render) -> _Model:
+    """Load the model before an hour of tracking, not after."""
+    import torch
+
+    from track2view.cache import cache_folder
+    from track2view.model.diffusion import DiffusionSettings, Track2ViewPipeline
+    from track2view.model.sampling import Guidance
+    from track2view.model.text import NEGATIVE_PROMPT
+
+    options = command.diffusion
+    if options.base is None:
+        raise UserError(
+            "--renderer diffusion needs --base, a folder of a text-to-video Wan model (`track2view model new` makes a tiny one)"
+        )
+    settings = DiffusionSettings(
+        prompt=options.prompt,
+        negative_prompt=NEGATIVE_PROMPT if options.negative_prompt is None else options.negative_prompt,
+        steps=options.steps,
+        solver=options.solver,
+        guidance=Guidance(scale=options.guidance),
+        seed=options.seed,
+        window=options.window,
+        overlap=min(17, max(1, options.window - 4)),
+        memory=options.memory,
+    )
+    model = Track2ViewPipeline.from_pretrained(
+        options.base,
+        options.adapter,
+        dtype=getattr(torch, options.dtype),
+        device=command.device,
+        prompt_folder=cache_folder() / "prompts",
+    )
+    return _Model(pipeline=model, settings=settings, captioner=options.captioner)
+
+
+def _made(shot: "Shot", target: "CameraPath", out: Path, model: _Model) -> "Clip":
+    """The diffusion renderer's clip; Ctrl-C ends it after the running step, and what it was about to become is kept."""
+    from track2view.model.text import caption
+    from track2view.video import clip_images, write_video
+
+    settings = model.settings
+    if model.captioner is not None and not settings.prompt:
+        settings = replace(settings, prompt=caption(shot.clip, model.captioner, model.pipeline.device))
+        print(f"prompt: {settings.prompt}")
+    interrupted: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: interrupted.append(number))
+    try:
+        tracking = shot.tracking
+        made = model.pipeline(shot.clip, tracking.tracks, tracking.camera, target, settings, lambda step, latents: bool(interrupted))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if interrupted:
+        write_video(out / "preview.mp4", clip_images(made), made.fps)
+        print(f"{out / 'preview.mp4'}  (what the clip was about to become)")
+        raise KeyboardInterrupt
+    return made
 
 
 def _name(camera: str) -> str:
@@ -249,7 +419,7 @@ def _check_device(device: str) -> None:
         raise UserError("--device cuda: this machine has no CUDA device that torch can use; leave it out to render on the CPU")
 
 
-def _cameras(command: Cameras) -> None:
+def _subcommand(command: Cameras | Model) -> None:
     RUNNERS[type(command.do)](command.do)
 
 
@@ -288,10 +458,38 @@ def _unpickle_cameras(command: UnpickleCameras) -> None:
         print(path)
 
 
+def _new_model(command: NewModel) -> None:
+    from track2view.model.dual_view import DualViewModes
+    from track2view.model.make import new_model
+
+    modes = DualViewModes(timestep=command.timestep, rope=command.rope, attention=command.attention)
+    new_model(command.size, command.out, modes=modes, seed=command.seed)
+    print(f"{command.out / 'base'}\n{command.out / 'adapter'}")
+
+
+def _model_info(command: ModelInfo) -> None:
+    from track2view.model.info import describe
+
+    inside = (command.folder / "base").is_dir()
+    base, adapter = (command.folder / "base" if inside else command.folder), command.folder / "adapter"
+    print(describe(base, adapter, frames=command.frames, size=command.size, steps=command.steps, tflops=command.tflops))
+
+
+def _export_comfy(command: ExportComfy) -> None:
+    from track2view.model.checkpoint import export_comfy
+
+    export_comfy(command.adapter, command.out)
+    print(command.out)
+
+
 RUNNERS: dict[type, Callable[..., None]] = {
     Render: _render,
     Track: _track,
-    Cameras: _cameras,
+    Cameras: _subcommand,
+    Model: _subcommand,
+    NewModel: _new_model,
+    ModelInfo: _model_info,
+    ExportComfy: _export_comfy,
     ListCameras: _list_cameras,
     ShowCamera: _show_camera,
     ConvertCamera: _convert_camera,

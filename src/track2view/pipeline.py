@@ -62,6 +62,7 @@ def prepare(
     tracker: Tracker | None = None,
     source_camera: CameraPath | None = None,
     tracks: TrackSet | None = None,
+    queries: Queries | None = None,
     use_cache: bool = True,
 ) -> Shot:
     """Track a clip and find depth for its every pixel; paid once, and remembered by the clip's content.
@@ -71,6 +72,7 @@ def prepare(
         tracker: :class:`SfmTracker` by default.
         source_camera: the clip's camera path where known; used as it is.
         tracks: 3D tracks in the world of ``source_camera`` where known; no tracker runs then.
+        queries: where tracks start; :func:`default_queries` by default.
         use_cache: look for, and keep, results in :func:`track2view.cache.cache_folder`.
 
     Raises:
@@ -83,14 +85,16 @@ def prepare(
         raise UserError("the clip has one frame; at least two are needed to tell how the camera moves: lengthen --frames or --end")
     if tracks is not None and source_camera is None:
         raise UserError("--tracks needs --source-camera: 3D tracks mean nothing without the camera they were seen by")
-    settings = {"tracker": tracker.name, "fov": getattr(tracker, "fov", None)}
+    queries = queries or default_queries(clip)
+    starts = [queries.frame.tolist(), queries.uv.tolist()]
+    settings = {"tracker": tracker.name, "fov": getattr(tracker, "fov", None), "queries": starts}
     key = cache.content_key(clip, settings, source_camera, tracks) if use_cache else ""
     if use_cache and (known := cache.load(key)) is not None:
         return Shot(clip=clip, tracking=known[0], depth=known[1])
     check_memory(clip)
     started = time.perf_counter()
     if tracks is None:
-        tracking = tracker.track(clip, default_queries(clip), source_camera)
+        tracking = tracker.track(clip, queries, source_camera)
     else:
         assert source_camera is not None
         tracking = _given(clip, tracks, source_camera)
@@ -104,12 +108,20 @@ def prepare(
     return Shot(clip=clip, tracking=tracking, depth=depth, seconds={"tracking": tracked - started, "depth": finished - tracked})
 
 
-def default_queries(clip: Clip) -> Queries:
-    """A grid as fine as the paper's (24 rows), at as many frames as keep the scene covered."""
+def default_queries(clip: Clip, planned: Queries | None = None) -> Queries:
+    """A grid as fine as the paper's (24 rows), at as many frames as keep the scene covered.
+
+    Args:
+        planned: what a model wants tracks to start from: at these frames its grid takes the place of ours.
+    """
     height, width = clip.size
     interval = max(QUERY_INTERVAL, -(-len(clip) // (QUERY_BATCHES - 1)))
-    frames = sorted({*range(0, len(clip), interval), len(clip) - 1})
-    return Queries.grid(frames, QUERY_ROWS, max(4, round(QUERY_ROWS * width / height)))
+    frames = {*range(0, len(clip), interval), len(clip) - 1}
+    rows, columns = QUERY_ROWS, max(4, round(QUERY_ROWS * width / height))
+    if planned is None:
+        return Queries.grid(sorted(frames), rows, columns)
+    ours = Queries.grid(sorted(frames - set(planned.frame.tolist())), rows, columns)
+    return Queries(frame=torch.cat([ours.frame, planned.frame]), uv=torch.cat([ours.uv, planned.uv]))
 
 
 def target_camera(
@@ -158,8 +170,19 @@ def refilm(shot: Shot, target: CameraPath, device: str = "cpu") -> Iterator[Rend
         yield renderer.render(target, frame)
 
 
-def write_run(shot: Shot, target: CameraPath, out: Path | str, *, settings: dict[str, object] | None = None, device: str = "cpu") -> Path:
+def write_run(
+    shot: Shot,
+    target: CameraPath,
+    out: Path | str,
+    *,
+    made: Clip | None = None,
+    settings: dict[str, object] | None = None,
+    device: str = "cpu",
+) -> Path:
     """Render a target path and write its run folder; every file appears under its name only when complete.
+
+    Args:
+        made: the clip as another renderer has made it; what was seen and never seen is still told by the warp.
 
     Returns:
         The path of ``output.mp4``.
@@ -176,7 +199,7 @@ def write_run(shot: Shot, target: CameraPath, out: Path | str, *, settings: dict
         VideoWriter(out / "compare.mp4", clip.fps, audio=clip.audio, crf=20) as compare,
     ):
         for frame, view in enumerate(refilm(shot, target, device)):
-            image = np.ascontiguousarray(view.colour.permute(1, 2, 0).numpy())
+            image = np.ascontiguousarray(view.colour.permute(1, 2, 0).numpy()) if made is None else made.image(frame)
             output.add(image)
             compare.add(_side_by_side(clip.image(frame), image, view.seen.numpy()))
             coverage[frame] = float(view.seen_now.float().mean()), float(view.seen.float().mean())

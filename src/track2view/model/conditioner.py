@@ -34,6 +34,10 @@ class ViewCondition:
     disparity: Float[Tensor, "B F N"]
     valid: Bool[Tensor, "B F N"]
 
+    def to(self, device: torch.device) -> "ViewCondition":
+        """The same on another device."""
+        return ViewCondition(uv=self.uv.to(device), disparity=self.disparity.to(device), valid=self.valid.to(device))
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrackCondition:
@@ -42,6 +46,10 @@ class TrackCondition:
     source: ViewCondition
     target: ViewCondition
     confidence: Float[Tensor, "B F N"]
+
+    def to(self, device: torch.device) -> "TrackCondition":
+        """The same on another device."""
+        return TrackCondition(source=self.source.to(device), target=self.target.to(device), confidence=self.confidence.to(device))
 
     @staticmethod
     def of(pairs: PairedTracks, latent_frames: int, stride: int = 4) -> "TrackCondition":

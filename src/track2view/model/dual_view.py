@@ -4,17 +4,22 @@ Shapes: B clips, C latent channels, F latent frames, Y X latent rows and columns
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, cast
 
 import torch
+from diffusers.hooks.group_offloading import apply_group_offloading
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.transformers.transformer_wan import WanAttention, WanTransformer3DModel, WanTransformerBlock
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend
 from torch.utils.checkpoint import checkpoint
 
 from track2view.errors import UserError
 from track2view.model.conditioner import TrackCondition, TrackConditioner
+
+MAX_SCORES_BYTES = 16e9
 
 Rotary = tuple[Tensor, Tensor]
 Memory = tuple[Float[Tensor, "B S heads e"], Float[Tensor, "B S heads e"]]
@@ -131,45 +136,70 @@ class DualViewModel(nn.Module):
             texts: encoder states of each guidance branch's prompt.
             source: clean latents; None for the base model alone.
             contexts: from :meth:`condition`; None for no tracks.
-            memories: per text, from :meth:`remember`, where the modes cache the source; computed here where not given.
+            memories: per text, from :meth:`remember`: they stand in place of ``source`` where the modes cache it; computed
+                from it where not given.
+
+        Raises:
+            ValueError: memories where the modes do not cache.
+            UserError: attention that would need tens of gigabytes because no fast kernel takes it.
         """
+        if memories is not None and self.modes.attention == "joint":
+            raise ValueError('memories stand for a source that never changes; with attention "joint" it changes: give source instead')
         model = self.transformer
         grid = self._grid(target)
         rotaries = self._rotaries(target)
-        views, modulations = [self._tokens(target)], []
         temb, modulation, _, _ = model.condition_embedder(timestep, texts[0], None)
-        modulations.append(modulation.unflatten(1, (6, -1)))
+        modulations = [modulation.unflatten(1, (6, -1))]
         embedded = tuple(model.condition_embedder.text_embedder(text) for text in texts)
-        if source is not None:
-            views.append(self._tokens(source))
-            modulations.append(modulations[0] if self.modes.timestep == "shared" else self._clean_modulation(timestep, texts[0]))
-            views = self._conditioned(views, contexts)
+        alone = source is None and memories is None
+        views = [self._tokens(target) if alone else self._marked(target, contexts, 0)]
         if source is not None and self.modes.attention == "cached-source":
-            memories = memories or [self._remember(views[1], modulations[1], text, rotaries[1]) for text in embedded]
-            views, modulations = views[:1], modulations[:1]
+            memories = memories or [self.remember(source, text, contexts) for text in texts]
+        elif source is not None:
+            views.append(self._marked(source, contexts, 1))
+            modulations.append(modulations[0] if self.modes.timestep == "shared" else self._clean_modulation(timestep, texts[0]))
         states = self._through_blocks(tuple(views), embedded, tuple(modulations), rotaries[: len(views)], memories)
         return tuple(self._velocity(state, temb, grid) for state in states)
 
     def condition(self, source: Float[Tensor, "B C F Y X"], condition: TrackCondition) -> Contexts:
         """The conditioner's context for target and source; constant over steps and guidance branches."""
-        frames, height, width = self._grid(source)
-        tokens = self._tokens(source).unflatten(1, (frames, height, width))
+        tokens = self._tokens(source).unflatten(1, self._grid(source)).to(self.conditioner.dtype)
         for_source, for_target = self.conditioner(tokens, condition)
         return for_target, for_source
 
     def remember(self, source: Float[Tensor, "B C F Y X"], text: Float[Tensor, "B L E"], contexts: Contexts | None = None) -> list[Memory]:
         """Keys and values of the source in every block, for ``attention="cached-source"``: once per clip, camera and text."""
-        zero = torch.zeros(len(source), device=source.device)
-        view = self._conditioned([self._tokens(source)] * 2, contexts)[1]
+        modulation = self._clean_modulation(torch.zeros(len(source), device=source.device), text)
         embedded = self.transformer.condition_embedder.text_embedder(text)
-        return self._remember(view, self._clean_modulation(zero, text), embedded, self._rotaries(source)[1])
-
-    def _remember(self, view: Tensor, modulation: Tensor, text: Tensor, rotary: Rotary) -> list[Memory]:
-        memory = []
+        view, rotary, memory = self._marked(source, contexts, 1), self._rotaries(source)[1], []
         for block in self.blocks:
-            ((view,),), kept = self._run(block, (view,), (text,), (modulation,), (rotary,), None, None)
+            ((view,),), kept = self._run(block, (view,), (embedded,), (modulation,), (rotary,), None, None)
             memory.append(kept)
         return memory
+
+    def offload_blocks(self, device: torch.device | str, folder: Path | None = None) -> None:
+        """Keep blocks in the computer's memory (or in files in ``folder``), and bring each to ``device`` when its turn comes."""
+        for name, part in self.transformer.named_children():
+            if name != "blocks":
+                part.to(device)
+        nn.Module.to(self.conditioner, device)
+        for parameter in (self.transformer.scale_shift_table, self.view_embedding):
+            if parameter is not None:
+                parameter.data = parameter.data.to(device)
+        holder = nn.Module()
+        holder.blocks = self.blocks
+        apply_group_offloading(
+            holder,
+            onload_device=torch.device(device),
+            offload_type="block_level",
+            num_blocks_per_group=1,
+            offload_to_disk_path=None if folder is None else str(folder),
+        )
+
+    def compile_blocks(self, backend: str = "inductor") -> None:
+        """``torch.compile`` every block in place: one graph serves all, for they have the same shapes."""
+        for block in self.blocks:
+            block.compile(backend=backend)
 
     def _through_blocks(
         self,
@@ -227,13 +257,14 @@ class DualViewModel(nn.Module):
         _, modulation, _, _ = self.transformer.condition_embedder(torch.zeros_like(timestep), text, None)
         return modulation.unflatten(1, (6, -1))
 
-    def _conditioned(self, views: list[Tensor], contexts: Contexts | None) -> list[Tensor]:
-        """Target and source tokens with their context and, in synchronised positions, the mark of their view."""
+    def _marked(self, latents: Float[Tensor, "B C F Y X"], contexts: Contexts | None, view: int) -> Float[Tensor, "B S D"]:
+        """Tokens of the target (0) or the source (1) with their context and, in synchronised positions, the mark of their view."""
+        tokens = self._tokens(latents)
         if contexts is not None:
-            views = [view + context.flatten(1, 3).to(view.dtype) for view, context in zip(views, contexts, strict=True)]
+            tokens = tokens + contexts[view].flatten(1, 3).to(tokens.dtype)
         if self.view_embedding is not None:
-            views = [view + mark.to(view.dtype) for view, mark in zip(views, self.view_embedding, strict=True)]
-        return views
+            tokens = tokens + self.view_embedding[view].to(tokens.dtype)
+        return tokens
 
     def _velocity(self, tokens: Float[Tensor, "B S D"], temb: Float[Tensor, "B D"], grid: tuple[int, int, int]) -> Tensor:
         model = self.transformer
@@ -258,9 +289,25 @@ def _attend(
     keys, values = key, value
     if memory is not None:
         keys, values = torch.cat([key, memory[0]], dim=1), torch.cat([value, memory[1]], dim=1)
+    _refuse_costly_attention(query, keys)
     out = dispatch_attention_fn(query, keys, values, backend=attention.processor._attention_backend)  # pyrefly: ignore
     out = attention.to_out[1](attention.to_out[0](out.flatten(2, 3).type_as(query)))
     return list(out.split(lengths, dim=1)), (key, value)
+
+
+def _refuse_costly_attention(query: Float[Tensor, "B S heads e"], key: Float[Tensor, "B K heads e"]) -> None:
+    """Scores of all pairs are only ever held at once where torch falls back to plain mathematics."""
+    batch, queries, heads, _ = query.shape
+    needed = 2 * batch * heads * queries * key.shape[1] * query.element_size()
+    if needed <= MAX_SCORES_BYTES:
+        return
+    asked, known = query[:, :1].transpose(1, 2), key[:, :1].transpose(1, 2)
+    choice = torch._fused_sdp_choice(asked, known, known)
+    if choice == SDPBackend.MATH.value:
+        raise UserError(
+            f"attention over {key.shape[1]} tokens needs {needed / 1e9:.0f} GB here, because no fast kernel takes "
+            f"{str(query.dtype).removeprefix('torch.')} on {query.device.type}: use --dtype bfloat16, a smaller --size or fewer --frames"
+        )
 
 
 def _rotate(states: Float[Tensor, "B S heads e"], cos: Tensor, sin: Tensor) -> Float[Tensor, "B S heads e"]:

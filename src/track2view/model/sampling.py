@@ -82,6 +82,7 @@ def denoise(
     solver: Callable[[Float[Tensor, "steps1"]], Solver] = unipc,
     guidance: Guidance | None = None,
     preview: Callable[[int, Float[Tensor, "B C F Y X"]], bool | None] | None = None,
+    beginning: Float[Tensor, "B C f Y X"] | None = None,
 ) -> Float[Tensor, "B C F Y X"]:
     """Integrate from ``noise`` along ``sigmas``.
 
@@ -89,6 +90,8 @@ def denoise(
         velocity: the model.
         preview: called after each step with its index and the clean latents it points to; if it returns True, sampling stops
             and these are the result, so that what was done is not lost.
+        beginning: clean latents that the result must begin with (the end of the window before): at each step they take their
+            place, noised to its level.
 
     Raises:
         UserError: not a number in the latents, with the step.
@@ -98,13 +101,21 @@ def denoise(
     steps = len(sigmas) - 1
     for step in progress(range(steps), "denoising", steps):
         sigma = float(sigmas[step])
+        latents = _begun(latents, noise, beginning, sigma)
         timestep = torch.full((len(latents),), sigma * TRAIN_TIMESTEPS, device=latents.device)
         direction = guidance.combined(velocity(latents, timestep, guidance.branches(sigma))).float()
         if not bool(direction.isfinite().all()):
             raise UserError(f"the model gave values that are not numbers at step {step + 1} of {steps}; try float32")
         if preview is not None:
-            pointed_to = latents - sigma * direction
+            pointed_to = _begun(latents - sigma * direction, noise, beginning, 0.0)
             if preview(step, pointed_to):
                 return pointed_to
         latents = advance(direction, step, latents)
-    return latents
+    return _begun(latents, noise, beginning, 0.0)
+
+
+def _begun(latents: Tensor, noise: Tensor, beginning: Tensor | None, sigma: float) -> Tensor:
+    if beginning is None:
+        return latents
+    known = beginning.shape[2]
+    return torch.cat([(1 - sigma) * beginning + sigma * noise[:, :, :known], latents[:, :, known:]], dim=2)

@@ -21,6 +21,7 @@ SPACING = 5
 STILL_PIXELS = 1.5
 MOVING_PIXELS = 2.5
 PRIOR_PIXELS = 10.0
+UNTOLD_PRIOR_PIXELS = 40.0
 TRUSTED = 0.2
 NEAREST = 1.25
 SMOOTHING = 60.0
@@ -95,7 +96,7 @@ def densify(clip: Clip, flow: NeighbourFlow, tracks: TrackSet, camera: CameraPat
             total, weight = gathered.pop(frame)
             anchors.add(frame, total, weight)
             guide = cv2.resize(clip.image(frame), (width, height), interpolation=cv2.INTER_AREA)
-            depth, moving = _spread(guide, total, weight)
+            depth, moving = _spread(guide, total, weight, told=anchors.told)
             disparity[frame], lively[frame] = torch.from_numpy(depth), torch.from_numpy(moving)
     return DenseDepth(disparity=disparity, moving=lively)
 
@@ -138,6 +139,8 @@ class _Anchors:
         self.weight = tracks.confidence.numpy()
         self.reach = 0.05 * max(size)
         trusted = self.disparity[self.usable & ~self.moving & (self.weight > TRUSTED)]
+        self.told = len(trusted) > 0
+        self.prior_pixels = PRIOR_PIXELS if self.told else UNTOLD_PRIOR_PIXELS
         trusted = next((each for each in (trusted, self.disparity[self.usable]) if len(each)), np.ones(1))
         self.typical = float(np.median(trusted))
         self.nearest = NEAREST * float(np.percentile(trusted, 98))
@@ -193,7 +196,7 @@ def _triangulated(flow: NeighbourFlow, camera: CameraPath, key: int, anchors: _A
     sampled = visible.copy()
     sampled[(np.arange(len(frames)) - anchor[0]) % 3 != 0] = False
     seen = Observations.of(canonical, sampled, anchor)
-    inverse_depth, information = triangulate(state, seen, state.inverse_depth, 1.0, prior=(PRIOR_PIXELS / anchors.typical) ** 2)
+    inverse_depth, information = triangulate(state, seen, state.inverse_depth, 1.0, prior=(anchors.prior_pixels / anchors.typical) ** 2)
     state = replace(state, inverse_depth=inverse_depth)
     error, in_front = residuals(state, seen)
     size = np.where(in_front, np.linalg.norm(error, axis=-1), 99.0)
@@ -211,17 +214,18 @@ def _triangulated(flow: NeighbourFlow, camera: CameraPath, key: int, anchors: _A
         disparity=(1 / np.maximum(depth.numpy(), 1e-6)).astype(np.float32),
         still=observed & (worst < STILL_PIXELS),
         moving=observed & (worst > MOVING_PIXELS),
-        weight=(sure / (sure + PRIOR_PIXELS**2)).astype(np.float32) + np.float32(1e-3),
+        weight=(sure / (sure + anchors.prior_pixels**2)).astype(np.float32) + np.float32(1e-3),
     )
 
 
 def _spread(
-    guide: UInt8[np.ndarray, "h w 3"], total: Float32[np.ndarray, "2 h w"], weight: Float32[np.ndarray, "2 h w"]
+    guide: UInt8[np.ndarray, "h w 3"], total: Float32[np.ndarray, "2 h w"], weight: Float32[np.ndarray, "2 h w"], *, told: bool
 ) -> tuple[Float32[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]:
     """Disparity of every pixel, each from its own layer (still or moving), and which pixels are moving.
 
     Flow is smooth across depth edges, so points near an edge are not sure which side they are on: a first pass finds the
-    edges, a second one lets the image decide where exactly they run.
+    edges, a second one lets the image decide where exactly they run. Where no track was told its depth, what moves lies as
+    far as what is around it: two guesses side by side would tear it.
     """
     amount = [_smooth(guide, each, SMOOTHING) for each in weight]
     moving = amount[1] > amount[0]
@@ -232,7 +236,7 @@ def _spread(
         sure = weight[layer] * np.where(near > far * EDGE_RATIO, EDGE_TRUST, 1.0).astype(np.float32)
         ratio = np.divide(total[layer], weight[layer], out=np.zeros_like(total[layer]), where=weight[layer] > 0)
         layers.append(_normalised(guide, ratio * sure, sure, 2 * SMOOTHING))
-    return np.where(moving, layers[1], layers[0]).astype(np.float32), moving
+    return np.where(moving & told, layers[1], layers[0]).astype(np.float32), moving
 
 
 def _smooth(guide: UInt8[np.ndarray, "h w 3"], image: Float32[np.ndarray, "h w"], strength: float) -> Float32[np.ndarray, "h w"]:

@@ -1,0 +1,236 @@
+"""What a model is on disk: a base in diffusers' Wan layout, and an adapter folder of ours (design section 5, Checkpoints).
+
+An adapter holds ``conditioner/`` (diffusers layout), ``lora/pytorch_lora_weights.safetensors`` (loads into plain diffusers),
+``view_embedding.safetensors`` (synchronised positions only) and ``track2view.json``. Safetensors only, never pickle.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+from diffusers.pipelines.wan.pipeline_wan import WanPipeline
+from peft import LoraConfig, get_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from track2view.errors import UserError
+from track2view.model.conditioner import TrackConditioner
+from track2view.model.dual_view import DualViewModel, DualViewModes
+from track2view.records import atomic_path
+
+Loaded = TypeVar("Loaded")
+
+FORMAT = "track2view.adapter/1"
+LORA_FILE = "pytorch_lora_weights.safetensors"
+LORA_TARGETS = [
+    *(f"{attention}.{name}" for attention in ("attn1", "attn2") for name in ("to_q", "to_k", "to_v", "to_out.0")),
+    "ffn.net.0.proj",
+    "ffn.net.2",
+]
+COMFY_NAMES = {
+    **{f"attn1.{ours}": f"self_attn.{theirs}" for ours, theirs in (("to_q", "q"), ("to_k", "k"), ("to_v", "v"), ("to_out.0", "o"))},
+    **{f"attn2.{ours}": f"cross_attn.{theirs}" for ours, theirs in (("to_q", "q"), ("to_k", "k"), ("to_v", "v"), ("to_out.0", "o"))},
+    "ffn.net.0.proj": "ffn.0",
+    "ffn.net.2": "ffn.2",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QueryPlan:
+    """Where an adapter's tracks start: a grid over the image, at frames counted from the window's start, or its end if negative."""
+
+    rows: int = 24
+    columns: int = 24
+    frames: tuple[int, ...] = (0, -1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AdapterRecord:
+    """What ``track2view.json`` says of an adapter.
+
+    Attributes:
+        base: name of the base it was trained on.
+        width: of that base.
+        modes: how views meet.
+        queries: where tracks start; inference follows it.
+        lora_rank, lora_alpha: rank 0 is no LoRA.
+        recipe, step, data: how it was made.
+    """
+
+    base: str
+    width: int
+    modes: DualViewModes = field(default_factory=DualViewModes)
+    queries: QueryPlan = field(default_factory=QueryPlan)
+    lora_rank: int = 64
+    lora_alpha: int = 64
+    recipe: str = ""
+    step: int = 0
+    data: dict[str, object] = field(default_factory=dict)
+
+    def save(self, path: Path) -> None:
+        """Write JSON."""
+        with atomic_path(path) as partial:
+            partial.write_text(json.dumps({"format": FORMAT, **asdict(self)}, indent=2))
+
+    @staticmethod
+    def load(path: Path) -> "AdapterRecord":
+        """Read JSON; raises :class:`UserError` naming the field that is missing or wrong."""
+        try:
+            document = json.loads(path.read_text())
+        except FileNotFoundError:
+            raise UserError(f"{path.parent}: not an adapter: it has no {path.name}; `track2view model new` makes one") from None
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}: not JSON ({error})") from None
+        if document.pop("format", None) != FORMAT:
+            raise UserError(f'{path}: format: expected "{FORMAT}"; it was written by another version of track2view')
+        try:
+            modes, plan = DualViewModes(**document.pop("modes")), document.pop("queries")
+            queries = QueryPlan(rows=plan["rows"], columns=plan["columns"], frames=tuple(plan["frames"]))
+            return AdapterRecord(modes=modes, queries=queries, **document)
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{path}: a field is missing or unknown: {error}") from None
+
+
+def load_transformer(base: Path, dtype: torch.dtype = torch.float32) -> WanTransformer3DModel:
+    """The transformer of a base folder.
+
+    Raises:
+        UserError: no such folder, not in Wan's layout, or not a text-to-video model.
+    """
+    check_base(base)
+    transformer = _loaded(lambda: WanTransformer3DModel.from_pretrained(base / "transformer", torch_dtype=dtype), base / "transformer")
+    assert isinstance(transformer, WanTransformer3DModel)
+    return transformer.eval().requires_grad_(False)
+
+
+def load_vae(base: Path) -> AutoencoderKLWan:
+    """The VAE of a base folder, in float32: half precision costs it visible detail."""
+    vae = _loaded(lambda: AutoencoderKLWan.from_pretrained(base / "vae", torch_dtype=torch.float32), base / "vae")
+    assert isinstance(vae, AutoencoderKLWan)
+    return vae.eval().requires_grad_(False)
+
+
+def add_lora(transformer: WanTransformer3DModel, rank: int, alpha: int) -> None:
+    """Fresh LoRA layers (they change nothing) on the attention and feed-forward weights of every block."""
+    transformer.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=LORA_TARGETS, init_lora_weights=True))
+
+
+def save_adapter(folder: Path, model: DualViewModel, record: AdapterRecord) -> None:
+    """Write an adapter folder; ``track2view.json`` last, so that a folder with one is whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model.conditioner.save_pretrained(folder / "conditioner", safe_serialization=True)
+    if record.lora_rank:
+        WanPipeline.save_lora_weights(
+            folder / "lora",
+            transformer_lora_layers={**get_peft_model_state_dict(model.transformer)},
+            weight_name=LORA_FILE,
+            transformer_lora_adapter_metadata=model.transformer.peft_config["default"].to_dict(),
+        )
+    if model.view_embedding is not None:
+        with atomic_path(folder / "view_embedding.safetensors") as partial:
+            save_file({"view_embedding": model.view_embedding.data.contiguous()}, partial)
+    record.save(folder / "track2view.json")
+
+
+def load_adapter(
+    folder: Path, transformer: WanTransformer3DModel, modes: DualViewModes | None = None
+) -> tuple[DualViewModel, AdapterRecord]:
+    """A model from a base's transformer (which gets the adapter's LoRA) and an adapter folder.
+
+    Args:
+        modes: what the caller needs; the adapter's own by default.
+
+    Raises:
+        UserError: no adapter there, one for another width or with other modes, a missing or misshapen weight, by name.
+    """
+    record = AdapterRecord.load(folder / "track2view.json")
+    for name in ("timestep", "rope", "attention"):
+        if modes is not None and getattr(modes, name) != getattr(record.modes, name):
+            raise UserError(f"{folder}: was trained with {name} {getattr(record.modes, name)!r}; {getattr(modes, name)!r} was asked for")
+    width = transformer.config["num_attention_heads"] * transformer.config["attention_head_dim"]
+    if record.width != width:
+        raise UserError(f"{folder}: was made for a base of width {record.width} ({record.base}), this base has {width}")
+    conditioner = _loaded(lambda: TrackConditioner.from_pretrained(folder / "conditioner", use_safetensors=True), folder / "conditioner")
+    assert isinstance(conditioner, TrackConditioner)
+    if record.lora_rank:
+        add_lora(transformer, record.lora_rank, record.lora_alpha)
+        _fill_lora(transformer, folder / "lora" / LORA_FILE)
+    model = DualViewModel(transformer, conditioner, record.modes)
+    if model.view_embedding is not None:
+        path = folder / "view_embedding.safetensors"
+        if not path.exists():
+            raise UserError(f"{path}: missing; synchronised positions need it")
+        model.view_embedding.data.copy_(load_file(path)["view_embedding"])
+    return model.eval(), record
+
+
+def export_comfy(adapter: Path, out: Path) -> None:
+    """Write the adapter's LoRA under the names of ComfyUI (Wan's original ones), with alpha beside each pair."""
+    record = AdapterRecord.load(adapter / "track2view.json")
+    if not record.lora_rank:
+        raise UserError(f"{adapter}: has no LoRA to export")
+    renamed = {}
+    for key, value in _read_lora(adapter / "lora" / LORA_FILE).items():
+        block, index, module, kind = _split(key.removeprefix("transformer."))
+        name = f"diffusion_model.{block}.{index}.{COMFY_NAMES[module]}"
+        renamed[f"{name}.{'lora_down' if kind == 'lora_A' else 'lora_up'}.weight"] = value
+        renamed[f"{name}.alpha"] = torch.tensor(float(record.lora_alpha))
+    with atomic_path(out) as partial:
+        save_file(renamed, partial)
+
+
+def _split(key: str) -> tuple[str, str, str, str]:
+    """blocks.0.attn1.to_q.lora_A.weight → blocks, 0, attn1.to_q, lora_A."""
+    parts = key.split(".")
+    return parts[0], parts[1], ".".join(parts[2:-2]), parts[-2]
+
+
+def _read_lora(path: Path) -> dict[str, torch.Tensor]:
+    if not path.exists():
+        raise UserError(f"{path}: missing; the adapter says that it has a LoRA")
+    return _loaded(lambda: load_file(path), path)
+
+
+def _fill_lora(transformer: WanTransformer3DModel, path: Path) -> None:
+    found = {key.removeprefix("transformer."): value for key, value in _read_lora(path).items()}
+    wanted = {
+        name.replace(".default.weight", ".weight"): parameter
+        for name, parameter in transformer.named_parameters()
+        if ".lora_A." in name or ".lora_B." in name
+    }
+    if missing := sorted(wanted.keys() - found.keys()):
+        raise UserError(f"{path}: lacks {missing[0]} ({len(missing)} missing in all); it was made for another base")
+    if extra := sorted(found.keys() - wanted.keys()):
+        raise UserError(f"{path}: has {extra[0]}, which this base has no place for ({len(extra)} such in all)")
+    for name, parameter in wanted.items():
+        if parameter.shape != found[name].shape:
+            raise UserError(f"{path}: {name} is {list(found[name].shape)}, this base needs {list(parameter.shape)}")
+        parameter.data.copy_(found[name])
+
+
+def check_base(base: Path) -> None:
+    """Raise :class:`UserError` if a folder is not a text-to-video Wan model in diffusers' layout."""
+    if not base.is_dir():
+        raise UserError(f"{base}: no such base folder; give a local copy of Wan-AI/Wan2.1-T2V-1.3B-Diffusers, or `track2view model new`")
+    for part in ("transformer/config.json", "vae/config.json"):
+        if not (base / part).exists():
+            raise UserError(f"{base}: not a base in diffusers' Wan layout: it has no {part}")
+    config = json.loads((base / "transformer/config.json").read_text())
+    name = config.get("_class_name")
+    if name != "WanTransformer3DModel":
+        raise UserError(f"{base}: not a Wan model: its transformer is {name}; text-to-video Wan 2.1 is needed")
+    if config.get("image_dim") is not None or config["in_channels"] != config["out_channels"]:
+        raise UserError(f"{base}: not a Wan text-to-video model (it takes images or masks beside latents)")
+
+
+def _loaded(load: Callable[[], Loaded], path: Path) -> Loaded:
+    """Turn what libraries raise of a broken folder into one line that names it."""
+    try:
+        return load()
+    except (OSError, SafetensorError, ValueError, RuntimeError, KeyError) as error:
+        raise UserError(f"{path}: cannot be loaded: {str(error).splitlines()[0]}") from None

@@ -1,0 +1,149 @@
+"""What a video costs: floating-point operations by formula (checked against torch's counter), and memory by estimate."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+
+from track2view.model.conditioner import TrackConditioner
+from track2view.model.dual_view import DualViewModes
+from track2view.model.latents import LatentGrid
+from track2view.model.text import MAX_TOKENS
+
+MemoryMode = Literal["fast", "balanced", "low"]
+MEMORY_MODES: tuple[MemoryMode, ...] = ("fast", "balanced", "low")
+LIBRARIES_BYTES = 1.5e9
+VAE_COPIES = 6
+TILE_PIXELS = 256 * 256
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shape:
+    """The sizes that a model's cost depends on."""
+
+    blocks: int
+    width: int
+    feed_forward: int
+    patch_values: int
+    text_width: int
+    conditioner_width: int
+    conditioner_layers: int
+    conditioner_bands: int
+    lora_rank: int = 0
+
+    @staticmethod
+    def of(transformer: WanTransformer3DModel, conditioner: TrackConditioner, lora_rank: int = 0) -> "Shape":
+        """Read off the configurations; ``lora_rank`` where LoRA layers run beside the weights they adapt."""
+        base, own = transformer.config, conditioner.config
+        patch = base["patch_size"]
+        return Shape(
+            blocks=base["num_layers"],
+            width=base["num_attention_heads"] * base["attention_head_dim"],
+            feed_forward=base["ffn_dim"],
+            patch_values=base["in_channels"] * patch[0] * patch[1] * patch[2],
+            text_width=base["text_dim"],
+            conditioner_width=own["width"],
+            conditioner_layers=own["layers"],
+            conditioner_bands=own["bands"],
+            lora_rank=lora_rank,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Flops:
+    """Floating-point operations (a multiplication and an addition are two)."""
+
+    attention: float
+    linear: float
+
+    @property
+    def total(self) -> float:
+        return self.attention + self.linear
+
+    def __add__(self, other: "Flops") -> "Flops":
+        return Flops(attention=self.attention + other.attention, linear=self.linear + other.linear)
+
+    def __mul__(self, times: float) -> "Flops":
+        return Flops(attention=self.attention * times, linear=self.linear * times)
+
+
+def block_flops(shape: Shape, asking: int, seen: int, *, remembered: int = 0) -> Flops:
+    """One block: ``asking`` tokens go on, ``seen`` (these and others) are projected to keys, ``remembered`` come as keys."""
+    width, hidden = shape.width, shape.feed_forward
+    attention = 4 * asking * (seen + remembered + MAX_TOKENS) * width
+    square = _adapted(shape, width, width)
+    linear = (4 * asking + 2 * seen) * square + asking * (_adapted(shape, width, hidden) + _adapted(shape, hidden, width))
+    return Flops(attention=attention, linear=linear)
+
+
+def text_flops(shape: Shape) -> Flops:
+    """Embedding a prompt."""
+    return Flops(attention=0.0, linear=2 * MAX_TOKENS * (shape.text_width * shape.width + shape.width**2))
+
+
+def _adapted(shape: Shape, inputs: int, outputs: int) -> float:
+    """One token through a linear layer and the LoRA beside it."""
+    return 2 * inputs * outputs + 2 * shape.lora_rank * (inputs + outputs)
+
+
+def _text_keys(shape: Shape) -> float:
+    """A prompt's keys and values in one block, for one view."""
+    return 2 * MAX_TOKENS * _adapted(shape, shape.width, shape.width)
+
+
+def step_flops(shape: Shape, modes: DualViewModes, tokens: int, branches: int = 2) -> Flops:
+    """One denoising step over ``tokens`` per view, with the exact savings: the first block's self-attention is shared by
+    branches, the last block leaves out the source's queries, a cached source costs nothing."""
+    cached = modes.attention == "cached-source"
+    seen, remembered = (tokens, tokens) if cached else (2 * tokens, 0)
+    usual = block_flops(shape, seen, seen, remembered=remembered)
+    last = block_flops(shape, tokens, seen, remembered=remembered)
+    total = (usual * (shape.blocks - 1) + last + text_flops(shape)) * branches
+    if not cached:
+        once = Flops(attention=4 * seen * seen * shape.width, linear=4 * seen * _adapted(shape, shape.width, shape.width))
+        total = total + once * -(branches - 1)
+    text_keys = (shape.blocks - 1) * (1 if cached else 2) + 1
+    ends = 2 * (seen + branches * tokens) * shape.patch_values * shape.width
+    return total + Flops(attention=0.0, linear=ends + branches * text_keys * _text_keys(shape))
+
+
+def remember_flops(shape: Shape, tokens: int, branches: int = 2) -> Flops:
+    """The source's pass through all blocks, once per clip, camera and text."""
+    once = block_flops(shape, tokens, tokens) * shape.blocks + text_flops(shape)
+    ends = 2 * tokens * shape.patch_values * shape.width + shape.blocks * _text_keys(shape)
+    return (once + Flops(attention=0.0, linear=ends)) * branches
+
+
+def conditioner_flops(shape: Shape, grid: tuple[int, int, int], tracks: int) -> Flops:
+    """The conditioner, once per clip and camera."""
+    frames, tokens, width = grid[0], grid[0] * grid[1] * grid[2], shape.conditioner_width
+    per_point = 2 * 4 * shape.conditioner_bands * width + 16 * width**2
+    per_point += shape.conditioner_layers * 24 * width**2
+    per_point += 2 * (2 * 2 * shape.conditioner_bands * width + 2 * width**2)
+    projections = 3 * 2 * tokens * shape.width * width
+    attention = shape.conditioner_layers * 4 * frames * width
+    return Flops(attention=float(tracks * frames * attention), linear=float(tracks * frames * per_point + projections))
+
+
+def video_flops(shape: Shape, modes: DualViewModes, grid: tuple[int, int, int], tracks: int, steps: int, branches: int = 2) -> Flops:
+    """A whole video but for its VAE and text encoder."""
+    tokens = grid[0] * grid[1] * grid[2]
+    once = remember_flops(shape, tokens, branches) if modes.attention == "cached-source" else Flops(attention=0.0, linear=0.0)
+    return step_flops(shape, modes, tokens, branches) * steps + once + conditioner_flops(shape, grid, tracks)
+
+
+def memory_needed(
+    shape: Shape, modes: DualViewModes, grid: LatentGrid, mode: MemoryMode, *, parameters: int, bytes_per_value: int, vae_width: int = 96
+) -> float:
+    """Bytes at the peak of a video, by estimate: weights, activations of one block, remembered sources, or the VAE's decoder."""
+    tokens = grid.latent_frames * grid.token_grid[1] * grid.token_grid[2]
+    weights = parameters * bytes_per_value / (shape.blocks if mode == "low" else 1)
+    cached = modes.attention == "cached-source"
+    seen = tokens if cached else 2 * tokens
+    activations = seen * (24 * shape.width + (4 * shape.width + 2 * shape.feed_forward) * bytes_per_value)
+    remembered = 2 * 2 * shape.blocks * tokens * shape.width * bytes_per_value if cached else 0
+    height, width = grid.padded_size
+    pixels = height * width if mode == "fast" else min(TILE_PIXELS, height * width)
+    decoder = VAE_COPIES * 4 * pixels * vae_width * 4 + 2 * 3 * 4 * grid.padded_frames * height * width
+    denoising = weights + activations + remembered
+    return LIBRARIES_BYTES + (denoising + decoder if mode == "fast" else max(denoising, decoder))

@@ -1,0 +1,358 @@
+"""The diffusion renderer, top to bottom: a clip, its tracks and a target camera in, the clip seen from there out."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import psutil
+import torch
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+from diffusers.pipelines.wan.pipeline_wan import WanPipeline
+from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from transformers import AutoTokenizer, UMT5EncoderModel
+
+from track2view.errors import UserError
+from track2view.model.checkpoint import AdapterRecord, load_adapter, load_transformer, load_vae, save_adapter
+from track2view.model.conditioner import TrackCondition, ViewCondition
+from track2view.model.cost import MEMORY_MODES, MemoryMode, Shape, memory_needed
+from track2view.model.dual_view import Contexts, DualViewModel, Memory
+from track2view.model.latents import FRAME_STRIDE, LatentGrid, decode, encode
+from track2view.model.sampling import SOLVERS, Guidance, Velocity, denoise, noise_like, shifted_sigmas
+from track2view.model.text import NEGATIVE_PROMPT, PromptCache
+from track2view.pairing import pair_by_projection
+from track2view.records import CameraPath, Clip, TrackSet
+
+MIN_FRAMES = 1 + FRAME_STRIDE
+BY_SIZE = "use a smaller --size or fewer --frames"
+
+Preview = Callable[[int, Float[Tensor, "B C F Y X"]], bool | None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DiffusionSettings:
+    """How a video is made.
+
+    Attributes:
+        prompt: what the clip shows; empty works, words help.
+        negative_prompt: what guidance leads away from.
+        steps, shift: the sigma grid (design section 5).
+        solver: "unipc" needs fewer steps, "euler" is plain.
+        guidance: strength of guidance on text, and the sigmas within which it is used.
+        batched: both guidance branches in one pass: faster on small clips, twice the activations.
+        seed: of the noise.
+        window: most frames at once; longer clips go window by window.
+        overlap: frames that a window shares with the one before.
+        memory: "fast" keeps all on the device; "balanced" one part at a time, the VAE in tiles; "low" also one block at a time.
+    """
+
+    prompt: str = ""
+    negative_prompt: str = NEGATIVE_PROMPT
+    steps: int = 50
+    shift: float = 5.0
+    solver: Literal["unipc", "euler"] = "unipc"
+    guidance: Guidance = field(default_factory=Guidance)
+    batched: bool = False
+    seed: int = 0
+    window: int = 81
+    overlap: int = 17
+    memory: MemoryMode = "balanced"
+
+    def __post_init__(self) -> None:
+        for name in ("window", "overlap"):
+            if getattr(self, name) % FRAME_STRIDE != 1:
+                raise UserError(f"{name}: expected 4k + 1 frames (1, 5, …, 81), got {getattr(self, name)}")
+        if not 0 < self.overlap < self.window:
+            raise UserError(f"overlap: expected less than the window of {self.window} frames, got {self.overlap}")
+        if self.memory not in MEMORY_MODES:
+            raise UserError(f"memory: expected one of {', '.join(MEMORY_MODES)}, got {self.memory!r}")
+
+
+class Track2ViewPipeline:
+    """Base, adapter and text encoder together; made by :meth:`from_pretrained`, called with a clip, tracks and cameras."""
+
+    def __init__(
+        self, base: Path, model: DualViewModel, vae: AutoencoderKLWan, record: AdapterRecord, prompts: PromptCache, device: torch.device
+    ) -> None:
+        self.base, self.model, self.vae, self.record, self.prompts, self.device = base, model, vae, record, prompts, device
+        self.offloaded = False
+
+    @staticmethod
+    def from_pretrained(
+        base: Path | str,
+        adapter: Path | str | None = None,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: str = "cpu",
+        prompt_folder: Path | None = None,
+    ) -> "Track2ViewPipeline":
+        """Load from local folders.
+
+        Args:
+            base: in diffusers' Wan layout.
+            adapter: a Track2View adapter; ``base/adapter`` by default, where :meth:`save_pretrained` puts it.
+            dtype: of the transformer; the VAE and the conditioner stay in float32.
+            prompt_folder: where encoded prompts are kept; ``base/prompts`` by default.
+
+        Raises:
+            UserError: what is missing, or does not fit together.
+        """
+        base = Path(base)
+        transformer = load_transformer(base, dtype)
+        model, record = load_adapter(Path(adapter) if adapter else base / "adapter", transformer)
+        prompts = PromptCache(base, prompt_folder or base / "prompts", dtype)
+        return Track2ViewPipeline(base, model, load_vae(base), record, prompts, torch.device(device))
+
+    def save_pretrained(self, folder: Path | str) -> None:
+        """Write a base that plain diffusers loads too, and the adapter in ``folder/adapter``."""
+        folder = Path(folder)
+        save_adapter(folder / "adapter", self.model, self.record)
+        transformer = load_transformer(self.base, self.model.transformer.dtype)
+        WanPipeline(
+            tokenizer=AutoTokenizer.from_pretrained(self.base / "tokenizer"),  # pyrefly: ignore
+            text_encoder=UMT5EncoderModel.from_pretrained(self.base / "text_encoder"),
+            vae=self.vae,
+            scheduler=UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0),  # pyrefly: ignore
+            transformer=transformer,
+        ).save_pretrained(folder)
+
+    def query_frames(self, frames: int, settings: DiffusionSettings) -> list[int]:
+        """At which frames of a clip the adapter wants tracks to start: its plan, in every window."""
+        return sorted({frame for window in plan_windows(frames, settings) for frame in self._planned(window)})
+
+    def __call__(
+        self,
+        clip: Clip,
+        tracks: TrackSet,
+        source_camera: CameraPath,
+        target_camera: CameraPath,
+        settings: DiffusionSettings | None = None,
+        preview: Preview | None = None,
+    ) -> Clip:
+        """The clip as seen along ``target_camera``.
+
+        Args:
+            tracks: in the world of both cameras; of each window, those that start where the adapter's plan says, or all if none do.
+            preview: see :func:`track2view.model.sampling.denoise`; if it stops a window, later ones are not begun.
+
+        Raises:
+            UserError: a clip too short, no tracks seen, too little memory (before anything is computed).
+        """
+        settings = settings or DiffusionSettings()
+        self.check(clip, settings)
+        try:
+            return self._refilmed(clip, tracks, source_camera, target_camera, settings, preview)
+        except torch.OutOfMemoryError:
+            lower = MEMORY_MODES[MEMORY_MODES.index(settings.memory) + 1 :]
+            remedy = f"use --memory {lower[0]}" if lower else BY_SIZE
+            raise UserError(f"{self.device.type.upper()} out of memory with --memory {settings.memory}: {remedy}") from None
+
+    def check(self, clip: Clip, settings: DiffusionSettings) -> None:
+        """Refuse early what cannot be made.
+
+        Raises:
+            UserError: a clip shorter than one latent group, or one that would not fit in memory, with what would.
+        """
+        if len(clip) < MIN_FRAMES:
+            raise UserError(f"the clip has {len(clip)} frames; the diffusion renderer needs at least {MIN_FRAMES} (one latent group)")
+        self._check_memory(clip, settings)
+
+    @torch.no_grad()
+    def _refilmed(
+        self,
+        clip: Clip,
+        tracks: TrackSet,
+        source_camera: CameraPath,
+        target_camera: CameraPath,
+        settings: DiffusionSettings,
+        preview: Preview | None,
+    ) -> Clip:
+        texts = self.prompts.encode([settings.prompt, settings.negative_prompt], self.device if settings.memory != "low" else "cpu")
+        texts = tuple(text.to(self.device, self.model.transformer.dtype) for text in texts)
+        if settings.memory != "fast":
+            self.vae.enable_tiling()
+            self.vae.enable_slicing()
+        done: list[UInt8[Tensor, "t 3 H W"]] = []
+        tail: Float[Tensor, "1 3 t y x"] | None = None
+        stopped = _Stopped(preview)
+        for number, window in enumerate(plan_windows(len(clip), settings)):
+            grid = LatentGrid(frames=len(window), size=clip.size)
+            known = 0 if number == 0 else sum(map(len, done)) - window.start
+            pairs = pair_by_projection(*self._cut(tracks, source_camera, target_camera, window))
+            condition = on_padded(TrackCondition.of(pairs, grid.latent_frames), grid)
+            with self._vae_on_device(settings.memory):
+                source = encode(self.vae, grid.padded(clip.frames[window.start : window.stop]))
+                beginning = None if tail is None else encode(self.vae, tail[:, :, -known:])
+            latents = self._denoised(source, beginning, condition, texts, replace(settings, seed=settings.seed + number), stopped)
+            with self._vae_on_device(settings.memory):
+                video = decode(self.vae, latents)
+            tail = video[:, :, : len(window)]
+            done.append(grid.cut(video)[known:].cpu())
+            if stopped.stopped:
+                break
+        return replace(clip, frames=torch.cat(done))
+
+    def _denoised(
+        self,
+        source: Float[Tensor, "1 C F Y X"],
+        beginning: Float[Tensor, "1 C f Y X"] | None,
+        condition: TrackCondition,
+        texts: tuple[Float[Tensor, "1 L E"], ...],
+        settings: DiffusionSettings,
+        preview: Preview,
+    ) -> Float[Tensor, "1 C F Y X"]:
+        self._onto_device(settings.memory)
+        dtype = self.model.transformer.dtype
+        source = source.to(self.device, dtype)
+        contexts = self.model.condition(source, condition.to(self.device))
+        velocity = velocity_of(self.model, source, contexts, texts, batched=settings.batched)
+        noise = noise_like(tuple(source.shape), settings.seed).to(self.device)
+        latents = denoise(
+            velocity,
+            noise,
+            shifted_sigmas(settings.steps, settings.shift),
+            solver=SOLVERS[settings.solver],
+            guidance=settings.guidance,
+            preview=preview,
+            beginning=beginning,
+        )
+        if settings.memory == "balanced" and self.device.type != "cpu":
+            self.model.to("cpu")
+        return latents
+
+    def _onto_device(self, memory: MemoryMode) -> None:
+        if memory != "low":
+            self.model.to(self.device)
+        elif not self.offloaded:
+            self.model.offload_blocks(self.device)
+            self.offloaded = True
+
+    def _vae_on_device(self, memory: MemoryMode) -> "_OnDevice":
+        return _OnDevice(self.vae, self.device, leave=memory != "fast")
+
+    def _planned(self, window: range) -> list[int]:
+        return [window[frame] for frame in self.record.queries.frames]
+
+    def _cut(self, tracks: TrackSet, source: CameraPath, target: CameraPath, window: range) -> tuple[TrackSet, CameraPath, CameraPath]:
+        """The window's tracks and cameras."""
+        planned = torch.isin(tracks.query_frame, torch.tensor(self._planned(window)))
+        chosen = planned if bool(planned.any()) else torch.ones_like(planned)
+        frames = slice(window.start, window.stop)
+        part = TrackSet(
+            xyz_world=tracks.xyz_world[frames, chosen],
+            visible=tracks.visible[frames, chosen],
+            confidence=tracks.confidence[frames, chosen],
+            query_frame=(tracks.query_frame[chosen] - window.start).clamp(0, len(window) - 1),
+        )
+        paths = [
+            replace(path, world_from_camera=path.world_from_camera[frames], intrinsics=path.intrinsics[frames]) for path in (source, target)
+        ]
+        return part, paths[0], paths[1]
+
+    def _check_memory(self, clip: Clip, settings: DiffusionSettings) -> None:
+        grid = LatentGrid(frames=min(len(clip), settings.window), size=clip.size)
+        on_gpu = self.device.type == "cuda"
+        free = torch.cuda.mem_get_info(self.device)[0] if on_gpu else psutil.virtual_memory().available
+
+        def needed(mode: MemoryMode) -> float:
+            return memory_needed(
+                Shape.of(self.model.transformer, self.model.conditioner, self.record.lora_rank),
+                self.model.modes,
+                grid,
+                mode,
+                parameters=sum(each.numel() for each in self.model.parameters()),
+                bytes_per_value=self.model.transformer.dtype.itemsize,
+                vae_width=self.vae.config["base_dim"],
+            )
+
+        if needed(settings.memory) <= free:
+            return
+        fitting = [mode for mode in MEMORY_MODES[MEMORY_MODES.index(settings.memory) + 1 :] if needed(mode) <= free]
+        remedy = f"use --memory {fitting[0]}" if fitting else BY_SIZE
+        raise UserError(f"needs about {needed(settings.memory) / 1e9:.1f} GB, you have {free / 1e9:.1f}: {remedy}")
+
+
+def plan_windows(frames: int, settings: DiffusionSettings) -> list[range]:
+    """Windows of at most ``settings.window`` frames that cover a clip; each shares 4k + 1 frames with the one before.
+
+    The last one is as long as the others, so it may share more.
+    """
+    windows = [range(min(frames, settings.window))]
+    while (stop := windows[-1].stop) < frames:
+        start = max(stop - settings.overlap, 0)
+        if start + settings.window >= frames:
+            shared = stop - (frames - settings.window)
+            start = stop - (1 + FRAME_STRIDE * ((shared - 1) // FRAME_STRIDE))
+        windows.append(range(start, min(start + settings.window, frames)))
+    return windows
+
+
+def velocity_of(
+    model: DualViewModel,
+    source: Float[Tensor, "B C F Y X"],
+    contexts: Contexts,
+    texts: tuple[Float[Tensor, "B L E"], ...],
+    *,
+    batched: bool,
+) -> Velocity:
+    """The model as the sampler calls it; a source that can be remembered is, once per text."""
+    dtype, memories = source.dtype, None
+    if model.modes.attention == "cached-source":
+        memories = [model.remember(source, text, contexts) for text in texts]
+    if not batched:
+
+        def velocity(latents: Tensor, timestep: Tensor, branches: int) -> tuple[Tensor, ...]:
+            kept = None if memories is None else memories[:branches]
+            return model(latents.to(dtype), timestep, texts[:branches], source if memories is None else None, contexts, kept)
+
+        return velocity
+
+    def velocity_at_once(latents: Tensor, timestep: Tensor, branches: int) -> tuple[Tensor, ...]:
+        twice = [torch.cat([each] * branches) for each in (latents.to(dtype), timestep, source, *contexts)]
+        kept = None if memories is None else [_joined(memories[:branches])]
+        both = model(
+            twice[0], twice[1], (torch.cat(texts[:branches]),), twice[2] if memories is None else None, (twice[3], twice[4]), kept
+        )[0]
+        return tuple(both.chunk(branches))
+
+    return velocity_at_once
+
+
+def _joined(memories: list[list[Memory]]) -> list[Memory]:
+    return [(torch.cat([key for key, _ in block]), torch.cat([value for _, value in block])) for block in zip(*memories, strict=True)]
+
+
+def on_padded(condition: TrackCondition, grid: LatentGrid) -> TrackCondition:
+    """Image positions of the clip as positions in the padded picture that the token grid covers."""
+
+    def moved(view: ViewCondition) -> ViewCondition:
+        return replace(view, uv=grid.uv_in_padded(view.uv))
+
+    return replace(condition, source=moved(condition.source), target=moved(condition.target))
+
+
+class _Stopped:
+    """A preview that remembers whether it stopped the sampler."""
+
+    def __init__(self, preview: Preview | None) -> None:
+        self.preview, self.stopped = preview, False
+
+    def __call__(self, step: int, latents: Float[Tensor, "B C F Y X"]) -> bool:
+        self.stopped = bool(self.preview is not None and self.preview(step, latents))
+        return self.stopped
+
+
+class _OnDevice:
+    """A module on a device for a while."""
+
+    def __init__(self, module: torch.nn.Module, device: torch.device, *, leave: bool) -> None:
+        self.module, self.device, self.leave = module, device, leave
+
+    def __enter__(self) -> None:
+        self.module.to(self.device)
+
+    def __exit__(self, *_: object) -> None:
+        if self.leave:
+            self.module.to("cpu")

@@ -1,0 +1,80 @@
+"""A base and an adapter described in words and numbers, from their configurations alone: no weights are read."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+
+from track2view.errors import UserError
+from track2view.model.checkpoint import AdapterRecord, check_base
+from track2view.model.conditioner import TrackConditioner
+from track2view.model.cost import MEMORY_MODES, Flops, Shape, conditioner_flops, memory_needed, remember_flops, step_flops, video_flops
+from track2view.model.latents import LatentGrid
+from track2view.records import Size
+
+BRANCHES = 2
+
+
+def describe(base: Path, adapter: Path, *, frames: int, size: Size, steps: int, tflops: float) -> str:
+    """Parameters, modes, memory, operations per step and the least time of a guided video.
+
+    Raises:
+        UserError: what is missing or of another kind.
+    """
+    check_base(base)
+    record = AdapterRecord.load(adapter / "track2view.json")
+    with torch.device("meta"):
+        transformer = WanTransformer3DModel.from_config(_config(base / "transformer"))
+        conditioner = TrackConditioner.from_config(_config(adapter / "conditioner"))
+    vae = _config(base / "vae")
+    assert isinstance(transformer, WanTransformer3DModel)
+    assert isinstance(conditioner, TrackConditioner)
+    shape, grid = Shape.of(transformer, conditioner, record.lora_rank), LatentGrid(frames=frames, size=size)
+    tokens = grid.token_grid[0] * grid.token_grid[1] * grid.token_grid[2]
+    tracks = record.queries.rows * record.queries.columns * len(record.queries.frames)
+    parameters = [sum(each.numel() for each in module.parameters()) for module in (transformer, conditioner)]
+    step, once = step_flops(shape, record.modes, tokens, BRANCHES), conditioner_flops(shape, grid.token_grid, tracks)
+    video = video_flops(shape, record.modes, grid.token_grid, tracks, steps, BRANCHES)
+    lines = [
+        f"base       {base}: {parameters[0] / 1e6:,.1f} M parameters, {shape.blocks} blocks of width {shape.width}",
+        f"adapter    {adapter}: conditioner {parameters[1] / 1e6:,.1f} M parameters, LoRA rank {record.lora_rank}",
+        f"trained    on {record.base}, recipe {record.recipe or 'unknown'}, step {record.step}",
+        f"modes      timestep {record.modes.timestep}, rope {record.modes.rope}, attention {record.modes.attention}",
+        f"tracks     {tracks}: {record.queries.rows} × {record.queries.columns} at frames {list(record.queries.frames)} of each window",
+        f"video      {frames} frames of {size[0]}×{size[1]}: {tokens:,} tokens a view",
+        f"a step     {_flops(step)} with guidance: attention {step.attention / step.total:.0%}, linear {step.linear / step.total:.0%}",
+        f"once       conditioner {_flops(once)}, {once.total / video.total:.2%} of {steps} steps",
+    ]
+    if record.modes.attention == "cached-source":
+        lines.append(f"           source pass {_flops(remember_flops(shape, tokens, BRANCHES))}")
+    lines.append(
+        f"floor      {video.total / (tflops * 1e12):,.1f} s a video at {tflops:g} TFLOP/s, {step.total / (tflops * 1e9):,.1f} ms a step"
+    )
+    for name, value_bytes in (("bfloat16", 2), ("float32", 4)):
+        needs = [
+            memory_needed(
+                shape, record.modes, grid, mode, parameters=sum(parameters), bytes_per_value=value_bytes, vae_width=vae["base_dim"]
+            )
+            for mode in MEMORY_MODES
+        ]
+        lines.append(
+            f"memory     {name}, estimated: "
+            + ", ".join(f"{mode} {need / 1e9:.1f} GB" for mode, need in zip(MEMORY_MODES, needs, strict=True))
+        )
+    return "\n".join(lines)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    if not path.exists():
+        raise UserError(f"{path}: missing")
+    return json.loads(path.read_text())
+
+
+def _flops(flops: Flops) -> str:
+    for unit, name in ((1e12, "TFLOP"), (1e9, "GFLOP")):
+        if flops.total >= unit:
+            return f"{flops.total / unit:,.1f} {name}"
+    return f"{flops.total / 1e6:,.1f} MFLOP"

@@ -1,0 +1,111 @@
+"""Random bases and adapters in the real layout and of the real classes, small enough for a laptop: for trials and tests."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+from diffusers.pipelines.wan.pipeline_wan import WanPipeline
+from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
+from tokenizers import Tokenizer
+from tokenizers.models import Unigram
+from tokenizers.pre_tokenizers import Metaspace
+from tokenizers.processors import TemplateProcessing
+from transformers import T5TokenizerFast, UMT5Config, UMT5EncoderModel  # pyrefly: ignore
+
+from track2view.model.checkpoint import AdapterRecord, add_lora, save_adapter
+from track2view.model.conditioner import TrackConditioner
+from track2view.model.dual_view import DualViewModel, DualViewModes
+
+CHARACTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,;:!?'\"-()"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelSize:
+    """Widths and depths of a base and its adapter."""
+
+    blocks: int
+    heads: int
+    head_width: int
+    feed_forward: int
+    text_width: int
+    vae_width: int
+    conditioner_width: int
+    conditioner_layers: int
+    lora_rank: int
+
+
+SIZES = {
+    "micro": ModelSize(
+        blocks=2,
+        heads=2,
+        head_width=24,
+        feed_forward=96,
+        text_width=32,
+        vae_width=4,
+        conditioner_width=32,
+        conditioner_layers=2,
+        lora_rank=4,
+    ),
+    "mini": ModelSize(
+        blocks=12,
+        heads=6,
+        head_width=64,
+        feed_forward=1536,
+        text_width=256,
+        vae_width=16,
+        conditioner_width=192,
+        conditioner_layers=4,
+        lora_rank=16,
+    ),
+}
+
+
+def new_transformer(size: ModelSize) -> WanTransformer3DModel:
+    """A random transformer of the real class."""
+    return WanTransformer3DModel(
+        num_attention_heads=size.heads,
+        attention_head_dim=size.head_width,
+        text_dim=size.text_width,
+        ffn_dim=size.feed_forward,
+        num_layers=size.blocks,
+    ).eval()
+
+
+def new_model(name: str, out: Path, *, modes: DualViewModes | None = None, seed: int = 0) -> None:
+    """Write ``out/base`` (Wan's layout) and ``out/adapter``, all weights random, reproducible by ``seed``."""
+    size = SIZES[name]
+    torch.manual_seed(seed)
+    transformer = new_transformer(size)
+    vae = AutoencoderKLWan(base_dim=size.vae_width, z_dim=16, dim_mult=[1, 2, 4, 4], num_res_blocks=1)
+    tokenizer = new_tokenizer()
+    encoder = UMT5EncoderModel(
+        UMT5Config(vocab_size=len(tokenizer), d_model=size.text_width, d_kv=16, d_ff=2 * size.text_width, num_layers=2, num_heads=2)
+    )
+    scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0)
+    base = WanPipeline(tokenizer=tokenizer, text_encoder=encoder, vae=vae, scheduler=scheduler, transformer=transformer)  # pyrefly: ignore
+    base.save_pretrained(out / "base")
+    width = size.heads * size.head_width
+    conditioner = TrackConditioner(token_width=width, width=size.conditioner_width, layers=size.conditioner_layers, heads=4)
+    torch.nn.init.normal_(conditioner.out_proj.weight, std=0.02)
+    add_lora(transformer, size.lora_rank, size.lora_rank)
+    model = DualViewModel(transformer, conditioner, modes)
+    record = AdapterRecord(
+        base=f"track2view random {name}",
+        width=width,
+        modes=model.modes,
+        lora_rank=size.lora_rank,
+        lora_alpha=size.lora_rank,
+        recipe="random",
+    )
+    save_adapter(out / "adapter", model, record)
+
+
+def new_tokenizer() -> T5TokenizerFast:
+    """One token a character: a tokenizer of the real class that needs no download."""
+    vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0), *((each, -3.0) for each in CHARACTERS)]
+    tokenizer = Tokenizer(Unigram(vocabulary, unk_id=2))
+    tokenizer.pre_tokenizer = Metaspace()
+    tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return T5TokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", unk_token="<unk>", pad_token="<pad>", extra_ids=0)

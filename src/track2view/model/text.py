@@ -1,0 +1,97 @@
+"""Prompts to encoder states, paid once: a UMT5 encoder in diffusers' Wan layout, and files that remember what it said."""
+
+import hashlib
+from pathlib import Path
+
+import torch
+from diffusers.pipelines.wan.pipeline_wan import prompt_clean
+from jaxtyping import Float
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, PreTrainedTokenizerBase, UMT5EncoderModel
+
+from track2view.errors import UserError
+from track2view.records import Clip, atomic_path
+
+MAX_TOKENS = 512
+HASHED_BYTES = 1 << 20
+NEGATIVE_PROMPT = "blurry, distorted, static, overexposed, watermark, subtitles, low quality, deformed"
+
+
+@torch.no_grad()
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerBase, encoder: UMT5EncoderModel, prompt: str, device: torch.device | str
+) -> Float[Tensor, "1 L E"]:
+    """Encoder states of a prompt, zero beyond its end, as Wan was trained: 512 tokens, longer prompts are cut."""
+    tokens = tokenizer(
+        [prompt_clean(prompt)],
+        padding="max_length",
+        max_length=MAX_TOKENS,
+        truncation=True,
+        return_attention_mask=True,
+        return_tensors="pt",
+    )
+    mask = tokens.attention_mask.to(encoder.device)
+    states = encoder(tokens.input_ids.to(encoder.device), mask).last_hidden_state
+    return (states * mask[..., None]).to(device)
+
+
+class PromptCache:
+    """Encoder states by prompt, in files; the encoder is loaded only when a prompt is new.
+
+    Args:
+        base: a base folder with ``tokenizer`` and ``text_encoder``.
+        folder: where files are kept.
+    """
+
+    def __init__(self, base: Path, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+        self.base, self.folder, self.dtype = base, folder, dtype
+        self.encoder_runs = 0
+
+    def encode(self, prompts: list[str], device: torch.device | str = "cpu") -> list[Float[Tensor, "1 L E"]]:
+        """States of each prompt, on the CPU; the encoder is gone from memory afterwards.
+
+        Raises:
+            UserError: a base without text encoder.
+        """
+        files = [self.folder / f"{self._key(prompt)}.safetensors" for prompt in prompts]
+        if missing := [(prompt, file) for prompt, file in zip(prompts, files, strict=True) if not file.exists()]:
+            tokenizer = AutoTokenizer.from_pretrained(self.base / "tokenizer")
+            assert isinstance(tokenizer, PreTrainedTokenizerBase)
+            encoder = UMT5EncoderModel.from_pretrained(self.base / "text_encoder", dtype=self.dtype).eval()
+            nn.Module.to(encoder, device)
+            for prompt, file in missing:
+                self.encoder_runs += 1
+                states = encode_prompt(tokenizer, encoder, prompt, "cpu")
+                with atomic_path(file) as partial:
+                    save_file({"states": states.contiguous()}, partial)
+        return [load_file(file)["states"] for file in files]
+
+    def _key(self, prompt: str) -> str:
+        digest = hashlib.sha256(f"{MAX_TOKENS} {self.dtype} {prompt_clean(prompt)}".encode())
+        weights = sorted((self.base / "text_encoder").glob("*.safetensors"))
+        if not weights:
+            raise UserError(f"{self.base / 'text_encoder'}: no text encoder there (*.safetensors); a base holds one")
+        for path in weights:
+            with path.open("rb") as file:
+                digest.update(f"{path.name} {path.stat().st_size}".encode())
+                digest.update(file.read(HASHED_BYTES))
+                file.seek(-min(HASHED_BYTES, path.stat().st_size), 2)
+                digest.update(file.read())
+        return digest.hexdigest()[:32]
+
+
+@torch.no_grad()
+def caption(clip: Clip, folder: Path, device: torch.device | str = "cpu") -> str:
+    """What a clip's middle frame shows, in words, by an image-to-text model from transformers in a local folder.
+
+    Raises:
+        UserError: no such model there.
+    """
+    if not (folder / "config.json").exists():
+        raise UserError(f"{folder}: no captioning model there (config.json); give a local folder of a transformers image-to-text model")
+    processor = AutoProcessor.from_pretrained(folder)
+    model = AutoModelForImageTextToText.from_pretrained(folder).to(device).eval()
+    inputs = processor(images=clip.frames[len(clip) // 2], return_tensors="pt").to(device)
+    words = model.generate(**inputs, max_new_tokens=60)
+    return processor.batch_decode(words, skip_special_tokens=True)[0].strip()
