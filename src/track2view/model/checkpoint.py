@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from diffusers.pipelines.wan.pipeline_wan import WanPipeline
 from peft import LoraConfig, get_peft_model_state_dict
@@ -103,14 +104,14 @@ def load_transformer(base: Path, dtype: torch.dtype = torch.float32) -> WanTrans
         UserError: no such folder, not in Wan's layout, or not a text-to-video model.
     """
     check_base(base)
-    transformer = _loaded(lambda: WanTransformer3DModel.from_pretrained(base / "transformer", torch_dtype=dtype), base / "transformer")
+    transformer = _whole(WanTransformer3DModel, base / "transformer", dtype)
     assert isinstance(transformer, WanTransformer3DModel)
     return transformer.eval().requires_grad_(False)
 
 
 def load_vae(base: Path) -> AutoencoderKLWan:
     """The VAE of a base folder, in float32: half precision costs it visible detail."""
-    vae = _loaded(lambda: AutoencoderKLWan.from_pretrained(base / "vae", torch_dtype=torch.float32), base / "vae")
+    vae = _whole(AutoencoderKLWan, base / "vae", torch.float32)
     assert isinstance(vae, AutoencoderKLWan)
     return vae.eval().requires_grad_(False)
 
@@ -155,7 +156,7 @@ def load_adapter(
     width = transformer.config["num_attention_heads"] * transformer.config["attention_head_dim"]
     if record.width != width:
         raise UserError(f"{folder}: was made for a base of width {record.width} ({record.base}), this base has {width}")
-    conditioner = _loaded(lambda: TrackConditioner.from_pretrained(folder / "conditioner", use_safetensors=True), folder / "conditioner")
+    conditioner = _whole(TrackConditioner, folder / "conditioner", torch.float32)
     assert isinstance(conditioner, TrackConditioner)
     if record.lora_rank:
         add_lora(transformer, record.lora_rank, record.lora_alpha)
@@ -226,6 +227,16 @@ def check_base(base: Path) -> None:
         raise UserError(f"{base}: not a Wan model: its transformer is {name}; text-to-video Wan 2.1 is needed")
     if config.get("image_dim") is not None or config["in_channels"] != config["out_channels"]:
         raise UserError(f"{base}: not a Wan text-to-video model (it takes images or masks beside latents)")
+
+
+def _whole(kind: type[ModelMixin], folder: Path, dtype: torch.dtype) -> ModelMixin:
+    """A module with every one of its weights read from ``folder``: diffusers alone would draw missing ones at random."""
+    load = lambda: kind.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True, output_loading_info=True)  # noqa: E731
+    module, report = _loaded(load, folder)
+    for problem, word in (("missing_keys", "lacks"), ("unexpected_keys", "has unknown"), ("mismatched_keys", "has misshapen")):
+        if keys := sorted(map(str, report[problem])):
+            raise UserError(f"{folder}: {word} {keys[0]} ({len(keys)} such in all)")
+    return module
 
 
 def _loaded(load: Callable[[], Loaded], path: Path) -> Loaded:

@@ -66,8 +66,6 @@ class DiffusionSettings:
                 raise UserError(f"{name}: expected 4k + 1 frames (1, 5, …, 81), got {getattr(self, name)}")
         if not 0 < self.overlap < self.window:
             raise UserError(f"overlap: expected less than the window of {self.window} frames, got {self.overlap}")
-        if self.memory not in MEMORY_MODES:
-            raise UserError(f"memory: expected one of {', '.join(MEMORY_MODES)}, got {self.memory!r}")
 
 
 class Track2ViewPipeline:
@@ -320,7 +318,7 @@ def velocity_of(
     return velocity_at_once
 
 
-def _joined(memories: list[list[Memory]]) -> list[Memory]:
+def _joined(memories: list[list[Memory]]) -> list[tuple[Tensor, Tensor]]:
     return [(torch.cat([key for key, _ in block]), torch.cat([value for _, value in block])) for block in zip(*memories, strict=True)]
 
 

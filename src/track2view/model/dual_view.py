@@ -126,7 +126,7 @@ class DualViewModel(nn.Module):
         timestep: Float[Tensor, "B"],
         texts: tuple[Float[Tensor, "B L E"], ...],
         source: Float[Tensor, "B C F Y X"] | None = None,
-        contexts: Contexts | None = None,
+        contexts: Contexts | TrackCondition | None = None,
         memories: list[list[Memory]] | None = None,
     ) -> tuple[Float[Tensor, "B C F Y X"], ...]:
         """Velocity of the noisy target latents, once per text.
@@ -135,7 +135,8 @@ class DualViewModel(nn.Module):
             target: latents at ``timestep`` (0…1000).
             texts: encoder states of each guidance branch's prompt.
             source: clean latents; None for the base model alone.
-            contexts: from :meth:`condition`; None for no tracks.
+            contexts: from :meth:`condition`, once for all steps; or the tracks themselves, as in training, where the conditioner
+                must run inside what DDP wraps; None for no tracks.
             memories: per text, from :meth:`remember`: they stand in place of ``source`` where the modes cache it; computed
                 from it where not given.
 
@@ -145,6 +146,10 @@ class DualViewModel(nn.Module):
         """
         if memories is not None and self.modes.attention == "joint":
             raise ValueError('memories stand for a source that never changes; with attention "joint" it changes: give source instead')
+        if isinstance(contexts, TrackCondition):
+            if source is None:
+                raise ValueError("tracks are followed through a source: give it, or contexts made from it")
+            contexts = self.condition(source, contexts)
         model = self.transformer
         grid = self._grid(target)
         rotaries = self._rotaries(target)
