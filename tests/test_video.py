@@ -255,3 +255,12 @@ def test_audio_source_spans_the_window(tmp_path: Path) -> None:
     assert clip.audio is not None
     assert clip.audio.path == path
     assert (clip.audio.start, clip.audio.end) == pytest.approx((0.2, 0.36))
+
+
+def test_the_same_frames_give_the_same_bytes(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    smooth = cv2.GaussianBlur(random.integers(0, 255, (200, 400, 3), np.uint8), (0, 0), 3)
+    images = [np.ascontiguousarray(smooth[:96, shift : shift + 170]) for shift in range(0, 80, 10)]
+    for number in range(12):
+        write_video(tmp_path / f"{number}.mp4", images, Fraction(24))
+    assert len({(tmp_path / f"{number}.mp4").read_bytes() for number in range(12)}) == 1

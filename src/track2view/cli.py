@@ -337,13 +337,18 @@ class _Model:
 
 def _diffusion(command: Render) -> _Model:
     """Load the model before an hour of tracking, not after."""
+    import diffusers
     import torch
+    import transformers
 
     from track2view.cache import cache_folder
     from track2view.model.diffusion import DiffusionSettings, Track2ViewPipeline
     from track2view.model.sampling import Guidance
     from track2view.model.text import NEGATIVE_PROMPT
 
+    for library in (diffusers, transformers):
+        library.utils.logging.disable_progress_bar()
+        library.utils.logging.set_verbosity_error()
     options = command.diffusion
     if options.base is None:
         raise UserError(

@@ -285,6 +285,8 @@ def _given(clip: Clip, tracks: TrackSet, camera: CameraPath) -> Tracking:
     frames = tracks.xyz_world.shape[0]
     if not frames == len(camera) == len(clip):
         raise UserError(f"frames disagree: the clip has {len(clip)}, the tracks {frames}, the source camera {len(camera)}")
+    if not bool(tracks.visible.any()):
+        raise UserError("--tracks: no track is visible in the source view, at no frame; track the clip again, or leave --tracks out")
     moving = tracks.moving.float().mean() if tracks.moving is not None and len(tracks.moving) else torch.zeros(())
     report = TrackingReport(
         tracker="given",

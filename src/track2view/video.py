@@ -20,6 +20,7 @@ from track2view.errors import UserError
 from track2view.progress import progress
 from track2view.records import AudioSource, Clip, Size, atomic_path
 
+REPRODUCIBLE = "mbtree=0"  # with it, widths that are not multiples of 16 give other bytes from run to run
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 AUDIO_CODECS_OF_MP4 = {"aac", "mp3", "ac3", "eac3", "opus", "flac", "alac"}
 IMAGE_FOLDER_FPS = Fraction(24)
@@ -150,7 +151,8 @@ class VideoWriter:
         with ExitStack() as stack:
             partial = stack.enter_context(atomic_path(self.path))
             self.out = stack.enter_context(av.open(str(partial), "w", format="mp4", options={"movflags": "+faststart"}))
-            self.stream = self.out.add_stream("libx264", rate=self.fps, options={"crf": str(self.crf), "preset": "veryfast"})
+            options = {"crf": str(self.crf), "preset": "veryfast", "x264-params": REPRODUCIBLE}
+            self.stream = self.out.add_stream("libx264", rate=self.fps, options=options)
             self.stream.pix_fmt = "yuv420p"
             self.stream.time_base = 1 / self.fps
             context = self.stream.codec_context
