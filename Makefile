@@ -4,7 +4,7 @@ BIN := .venv/bin
 CLIP ?=
 CAMERA ?= orbit-right
 
-.PHONY: setup demo test test-slow test-gpu lint bench clean
+.PHONY: setup demo test test-slow test-gpu lint bench bench-model bench-gpu clean
 
 setup: .venv/installed
 
@@ -35,6 +35,12 @@ lint: setup
 
 bench: setup
 	$(BIN)/python benchmarks/run.py
+
+bench-model: setup
+	$(BIN)/python benchmarks/model.py
+
+bench-gpu: setup
+	$(BIN)/python benchmarks/model.py --cuda
 
 clean:
 	rm -rf .venv demo out bench

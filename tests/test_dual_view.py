@@ -5,6 +5,7 @@ import torch
 from diffusers import WanTransformer3DModel
 from test_conditioner import random_condition
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from track2view.errors import UserError
 from track2view.model import dual_view
@@ -116,7 +117,7 @@ def test_a_remembered_source_gives_the_same_result_as_one_computed_at_every_step
     model = tiny_model(DualViewModes(attention="cached-source"))
     contexts = model.condition(SOURCE, random_condition(2, frames=5))
     memories = [model.remember(SOURCE, text, contexts) for text in (PROMPT, NOTHING)]
-    kept = model(TARGET, TIME, (PROMPT, NOTHING), SOURCE, contexts, memories)
+    kept = model(TARGET, TIME, (PROMPT, NOTHING), None, contexts, memories)
     anew = model(TARGET, TIME, (PROMPT, NOTHING), SOURCE, contexts)
     assert all(torch.equal(one, other) for one, other in zip(kept, anew, strict=True))
 
@@ -166,3 +167,27 @@ def test_what_does_not_fit_is_refused_by_name() -> None:
         DualViewModel(tiny_transformer(in_channels=36), TrackConditioner(token_width=WIDTH, width=24, layers=1, heads=3))
     with pytest.raises(UserError, match="cached-source"):
         DualViewModes(attention="cached-source", timestep="shared")
+
+
+def test_memories_are_refused_where_the_source_changes() -> None:
+    cached, joint = tiny_model(DualViewModes(attention="cached-source")), tiny_model()
+    with pytest.raises(ValueError, match="give source instead"):
+        joint(TARGET, TIME, (PROMPT,), None, None, [cached.remember(SOURCE, PROMPT)])
+
+
+@torch.no_grad()
+def test_attention_that_only_plain_mathematics_could_do_is_refused_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model()
+    monkeypatch.setattr(dual_view, "MAX_SCORES_BYTES", 1000)
+    model(TARGET, TIME, (PROMPT,), SOURCE)
+    with sdpa_kernel(SDPBackend.MATH), pytest.raises(UserError, match=r"attention over 240 tokens needs .* use --dtype bfloat16"):
+        model(TARGET, TIME, (PROMPT,), SOURCE)
+
+
+@torch.no_grad()
+def test_every_attention_backend_that_exists_here_agrees() -> None:
+    model = tiny_model()
+    expected = model(TARGET, TIME, (PROMPT,), SOURCE)[0]
+    for name in dual_view.attention_backends("cpu"):
+        model.transformer.set_attention_backend(name)
+        assert torch.allclose(model(TARGET, TIME, (PROMPT,), SOURCE)[0], expected, atol=1e-5), name

@@ -100,3 +100,18 @@ def test_golden_numbers_of_four_steps() -> None:
     assert torch.allclose(
         torch.stack([found.mean(), found.std(), *found.flatten()[:2]]), torch.tensor([-0.1110, 1.1919, -2.0842, -0.9142]), atol=2e-4
     )
+
+
+def test_a_given_beginning_is_kept_and_noised_to_every_level() -> None:
+    noise, beginning = noise_like((1, 2, 3, 4, 4), seed=5), noise_like((1, 2, 1, 4, 4), seed=6)
+    seen: list[Tensor] = []
+
+    def noted(latents: Tensor, timestep: Tensor, branches: int) -> tuple[Tensor, ...]:
+        sigma = float(timestep[0]) / 1000
+        seen.append(latents[:, :, :1] - ((1 - sigma) * beginning + sigma * noise[:, :, :1]))
+        return curved(latents, timestep, branches)
+
+    found = denoise(noted, noise, shifted_sigmas(8), beginning=beginning)
+    assert torch.equal(found[:, :, :1], beginning)
+    assert max(float(each.abs().max()) for each in seen) < 1e-6
+    assert not torch.equal(found, denoise(curved, noise, shifted_sigmas(8)))

@@ -18,7 +18,7 @@ from track2view.errors import UserError
 from track2view.model.checkpoint import AdapterRecord, load_adapter, load_transformer, load_vae, save_adapter
 from track2view.model.conditioner import TrackCondition, ViewCondition
 from track2view.model.cost import MEMORY_MODES, MemoryMode, Shape, memory_needed
-from track2view.model.dual_view import Contexts, DualViewModel, Memory
+from track2view.model.dual_view import Contexts, DualViewModel, Memory, attention_backends
 from track2view.model.latents import FRAME_STRIDE, LatentGrid, decode, encode
 from track2view.model.sampling import SOLVERS, Guidance, Velocity, denoise, noise_like, shifted_sigmas
 from track2view.model.text import NEGATIVE_PROMPT, PromptCache
@@ -100,6 +100,7 @@ class Track2ViewPipeline:
         base = Path(base)
         transformer = load_transformer(base, dtype)
         model, record = load_adapter(Path(adapter) if adapter else base / "adapter", transformer)
+        transformer.set_attention_backend(attention_backends(device, dtype)[0])
         prompts = PromptCache(base, prompt_folder or base / "prompts", dtype)
         return Track2ViewPipeline(base, model, load_vae(base), record, prompts, torch.device(device))
 

@@ -4,6 +4,7 @@ Shapes: B clips, C latent channels, F latent frames, Y X latent rows and columns
 """
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, cast
 
@@ -20,6 +21,7 @@ from track2view.errors import UserError
 from track2view.model.conditioner import TrackCondition, TrackConditioner
 
 MAX_SCORES_BYTES = 16e9
+CUDNN_CAPABILITY = (9, 0)
 
 Rotary = tuple[Tensor, Tensor]
 Memory = tuple[Float[Tensor, "B S heads e"], Float[Tensor, "B S heads e"]]
@@ -277,6 +279,15 @@ class DualViewModel(nn.Module):
         tokens = model.proj_out((model.norm_out(tokens.float()) * (1 + scale) + shift).type_as(tokens))
         patches = tokens.reshape(len(tokens), *grid, *model.config["patch_size"], -1).permute(0, 7, 1, 4, 2, 5, 3, 6)
         return patches.flatten(6, 7).flatten(4, 5).flatten(2, 3)
+
+
+def attention_backends(device: str, dtype: torch.dtype = torch.bfloat16) -> list[str]:
+    """Diffusers' names of exact attention kernels that take ``dtype``, the fastest first (by their makers' word, until measured)."""
+    if device != "cuda" or dtype == torch.float32:
+        return ["native"]
+    found = ["_flash_3"] if find_spec("flash_attn_interface") else []
+    found += ["_native_cudnn"] if torch.cuda.get_device_capability() >= CUDNN_CAPABILITY else []
+    return [*found, *(["flash"] if find_spec("flash_attn") else []), "native"]
 
 
 def _attend(
