@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
 
@@ -128,9 +129,17 @@ def counted(call: Callable[[], object]) -> float:
 
 def on_cpu(repeats: int) -> None:
     print(f"{platform.machine()}, {torch.get_num_threads()} threads, float32, {STEPS} steps with guidance, {TRACKS} tracks\n")
-    print(
-        "| size | video | attention | s a step | once, s | conditioner, share of a video | cached-source is faster by | GFLOP a step, counter / formula |"
+    columns = (
+        "size",
+        "video",
+        "attention",
+        "s a step",
+        "once, s",
+        "conditioner of a video",
+        "faster than joint",
+        "GFLOP a step, counted / formula",
     )
+    print(f"| {' | '.join(columns)} |")
     print("|---|---|---|---|---|---|---|---|")
     for name, grid in (("micro", LatentGrid(frames=33, size=(128, 224))), ("mini", LatentGrid(frames=33, size=(128, 224)))):
         joint_video = 0.0
@@ -158,17 +167,12 @@ def on_cpu(repeats: int) -> None:
 def on_gpu(size: ModelSize, grid: LatentGrid, repeats: int) -> None:
     """Rows of (attention, backend, compiled): one branch's forward, as the floor is stated."""
     tokens = grid.token_grid[0] * grid.token_grid[1] * grid.token_grid[2]
-    matmul, attention = (
-        matmul_ceiling(repeats),
-        {name: attention_ceiling(size, 2 * tokens, name, repeats) for name in attention_backends("cuda")},
-    )
+    matmul = matmul_ceiling(repeats)
+    attention = {name: attention_ceiling(size, 2 * tokens, name, repeats) for name in attention_backends("cuda")}
     best = max(attention.values())
-    print(
-        f"{torch.cuda.get_device_name()}, torch {torch.__version__}, bfloat16, {grid.frames} × {grid.size[0]}×{grid.size[1]}, {2 * tokens:,} tokens"
-    )
-    print(
-        f"ceilings: matmul {matmul / 1e12:.0f} TFLOP/s, attention {', '.join(f'{n} {v / 1e12:.0f}' for n, v in attention.items())} TFLOP/s\n"
-    )
+    ceilings = ", ".join(f"{name} {value / 1e12:.0f}" for name, value in attention.items())
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, bfloat16, {grid.frames} × {grid.size[0]}×{grid.size[1]}")
+    print(f"{2 * tokens:,} tokens; ceilings in TFLOP/s: matmul {matmul / 1e12:.0f}, attention {ceilings}\n")
     print("| attention | backend | compiled | ms a forward | s a guided video | over the floor | conditioner of a video | peak GB |")
     print("|---|---|---|---|---|---|---|---|")
     for mode in ("joint", "cached-source"):
@@ -210,10 +214,8 @@ def matmul_ceiling(repeats: int, side: int = 8192) -> float:
 
 def attention_ceiling(size: ModelSize, tokens: int, backend: str, repeats: int) -> float:
     """Operations a second of bare attention over all tokens, by one backend."""
-    from diffusers.models.attention_dispatch import dispatch_attention_fn
-
     query, key, value = (torch.randn(1, tokens, size.heads, size.head_width, device="cuda", dtype=torch.bfloat16) for _ in range(3))
-    call = lambda: dispatch_attention_fn(query, key, value, backend=backend)  # noqa: E731
+    call = lambda: dispatch_attention_fn(query, key, value, backend=AttentionBackendName(backend))  # noqa: E731
     return 4 * tokens**2 * size.heads * size.head_width / seconds(call, repeats, "cuda")
 
 
