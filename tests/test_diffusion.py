@@ -197,7 +197,7 @@ def test_what_cannot_be_made_is_refused_before_anything_is_computed(
     with pytest.raises(UserError, match="no track is visible in the source view"):
         pipe(clip, blind, camera, target, FAST)
     monkeypatch.setattr(diffusion.psutil, "virtual_memory", type("Memory", (), {"available": 1.5e9}))
-    with pytest.raises(UserError, match=r"needs about 1\.\d GB, you have 1\.5: use a smaller --size"):
+    with pytest.raises(UserError, match=r"needs about 1\.\d GB, you have 1\.5: use --dtype bfloat16, a smaller --size"):
         pipe(*shot, FAST)
     with pytest.raises(UserError, match="4k \\+ 1"):
         DiffusionSettings(window=80)
@@ -212,7 +212,7 @@ def test_out_of_memory_names_the_mode_to_try(pipe: Track2ViewPipeline, shot: Sho
     monkeypatch.setattr(pipe, "_refilmed", full)
     with pytest.raises(UserError, match="out of memory with --memory balanced: use --memory low"):
         pipe(*shot, FAST)
-    with pytest.raises(UserError, match="with --memory low: use a smaller --size or fewer --frames"):
+    with pytest.raises(UserError, match="with --memory low: use --dtype bfloat16, a smaller --size or fewer"):
         pipe(*shot, replace(FAST, memory="low"))
 
 

@@ -20,6 +20,13 @@ def blocks(file: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", (ROOT / file).read_text(), flags=re.DOTALL)
 
 
+EXAMPLES = [
+    ["01_demo.py", "--frames", "12", "--height", "96"],
+    ["02_paired_tracks.py"],
+    ["03_tracks_carry_information.py", "--seconds", "1", "--clips", "2"],
+]
+
+
 @pytest.fixture
 def workshop(short_file: Path, tmp_path: Path) -> Path:
     """A folder with the clip.mp4 and path.json that the README speaks of."""
@@ -48,7 +55,16 @@ def test_the_commands_of_the_readme_run(workshop: Path) -> None:
     assert (workshop / "out" / "clip-recam-9" / "output.mp4").exists()
 
 
-@pytest.mark.parametrize("example", [["01_demo.py", "--frames", "12", "--height", "96"], ["02_paired_tracks.py"]], ids=lambda each: each[0])
+def test_the_commands_and_the_python_of_the_models_page_run(workshop: Path) -> None:
+    (commands,), (code,) = blocks("docs/model.md", "sh"), blocks("docs/model.md", "python")
+    typed = [[sys.executable, "-m", *shlex.split(line)] for line in commands.strip().splitlines()]
+    for words in (*typed, [sys.executable, "-c", code.replace("short_side=480", "short_side=96")]):
+        done = subprocess.run(words, cwd=workshop, capture_output=True, text=True, check=False, env=os.environ)
+        assert done.returncode == 0, f"{words}: {done.stderr}"
+    assert (workshop / "out" / "diffusion" / "output.mp4").exists()
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda each: each[0])
 def test_examples_run(example: list[str], tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "examples" / example[0]), *example[1:]]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=os.environ)

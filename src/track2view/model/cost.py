@@ -133,17 +133,33 @@ def video_flops(shape: Shape, modes: DualViewModes, grid: tuple[int, int, int], 
 
 
 def memory_needed(
-    shape: Shape, modes: DualViewModes, grid: LatentGrid, mode: MemoryMode, *, parameters: int, bytes_per_value: int, vae_width: int = 96
+    shape: Shape,
+    modes: DualViewModes,
+    grid: LatentGrid,
+    mode: MemoryMode,
+    *,
+    parameters: int,
+    encoder_parameters: int,
+    bytes_per_value: int,
+    vae_width: int = 96,
+    at_once: int = 1,
 ) -> float:
-    """Bytes at the peak of a video, by estimate: weights, activations of one block, remembered sources, or the VAE's decoder."""
-    tokens = grid.latent_frames * grid.token_grid[1] * grid.token_grid[2]
+    """Bytes at the peak of a video, by estimate: the text encoder alone, or weights, activations of one block and remembered
+    sources, or the VAE's decoder.
+
+    Args:
+        at_once: guidance branches that share a pass.
+    """
+    frames, rows, columns = grid.token_grid
+    tokens = frames * rows * columns
     weights = parameters * bytes_per_value / (shape.blocks if mode == "low" else 1)
     cached = modes.attention == "cached-source"
-    seen = tokens if cached else 2 * tokens
+    seen = at_once * (tokens if cached else 2 * tokens)
     activations = seen * (24 * shape.width + (4 * shape.width + 2 * shape.feed_forward) * bytes_per_value)
     remembered = 2 * 2 * shape.blocks * tokens * shape.width * bytes_per_value if cached else 0
     height, width = grid.padded_size
     pixels = height * width if mode == "fast" else min(TILE_PIXELS, height * width)
     decoder = VAE_COPIES * 4 * pixels * vae_width * 4 + 2 * 3 * 4 * grid.padded_frames * height * width
     denoising = weights + activations + remembered
-    return LIBRARIES_BYTES + (denoising + decoder if mode == "fast" else max(denoising, decoder))
+    encoder = 0.0 if mode == "low" else float(encoder_parameters * bytes_per_value)
+    return LIBRARIES_BYTES + max(encoder, denoising + decoder if mode == "fast" else max(denoising, decoder))

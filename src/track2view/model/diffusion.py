@@ -21,12 +21,13 @@ from track2view.model.cost import MEMORY_MODES, MemoryMode, Shape, memory_needed
 from track2view.model.dual_view import Contexts, DualViewModel, Memory, attention_backends
 from track2view.model.latents import FRAME_STRIDE, LatentGrid, decode, encode
 from track2view.model.sampling import SOLVERS, Guidance, Velocity, denoise, noise_like, shifted_sigmas
-from track2view.model.text import NEGATIVE_PROMPT, PromptCache
+from track2view.model.text import NEGATIVE_PROMPT, PromptCache, encoder_parameters
 from track2view.pairing import pair_by_projection
 from track2view.records import CameraPath, Clip, TrackSet
 
 MIN_FRAMES = 1 + FRAME_STRIDE
 BY_SIZE = "use a smaller --size or fewer --frames"
+BY_DTYPE = "use --dtype bfloat16, a smaller --size or fewer --frames"
 
 Preview = Callable[[int, Float[Tensor, "B C F Y X"]], bool | None]
 
@@ -145,7 +146,7 @@ class Track2ViewPipeline:
             return self._refilmed(clip, tracks, source_camera, target_camera, settings, preview)
         except torch.OutOfMemoryError:
             lower = MEMORY_MODES[MEMORY_MODES.index(settings.memory) + 1 :]
-            remedy = f"use --memory {lower[0]}" if lower else BY_SIZE
+            remedy = f"use --memory {lower[0]}" if lower else self._smaller
             raise UserError(f"{self.device.type.upper()} out of memory with --memory {settings.memory}: {remedy}") from None
 
     def check(self, clip: Clip, settings: DiffusionSettings) -> None:
@@ -250,6 +251,10 @@ class Track2ViewPipeline:
         ]
         return part, paths[0], paths[1]
 
+    @property
+    def _smaller(self) -> str:
+        return BY_DTYPE if self.model.transformer.dtype == torch.float32 else BY_SIZE
+
     def _check_memory(self, clip: Clip, settings: DiffusionSettings) -> None:
         grid = LatentGrid(frames=min(len(clip), settings.window), size=clip.size)
         on_gpu = self.device.type == "cuda"
@@ -262,6 +267,8 @@ class Track2ViewPipeline:
                 grid,
                 mode,
                 parameters=sum(each.numel() for each in self.model.parameters()),
+                encoder_parameters=encoder_parameters(self.base),
+                at_once=2 if settings.batched else 1,
                 bytes_per_value=self.model.transformer.dtype.itemsize,
                 vae_width=self.vae.config["base_dim"],
             )
@@ -269,7 +276,7 @@ class Track2ViewPipeline:
         if needed(settings.memory) <= free:
             return
         fitting = [mode for mode in MEMORY_MODES[MEMORY_MODES.index(settings.memory) + 1 :] if needed(mode) <= free]
-        remedy = f"use --memory {fitting[0]}" if fitting else BY_SIZE
+        remedy = f"use --memory {fitting[0]}" if fitting else self._smaller
         raise UserError(f"needs about {needed(settings.memory) / 1e9:.1f} GB, you have {free / 1e9:.1f}: {remedy}")
 
 

@@ -12,6 +12,7 @@ from track2view.model.checkpoint import AdapterRecord, check_base
 from track2view.model.conditioner import TrackConditioner
 from track2view.model.cost import MEMORY_MODES, Flops, Shape, conditioner_flops, memory_needed, remember_flops, step_flops, video_flops
 from track2view.model.latents import LatentGrid
+from track2view.model.text import encoder_parameters
 from track2view.records import Size
 
 BRANCHES = 2
@@ -28,7 +29,7 @@ def describe(base: Path, adapter: Path, *, frames: int, size: Size, steps: int, 
     with torch.device("meta"):
         transformer = WanTransformer3DModel.from_config(_config(base / "transformer"))
         conditioner = TrackConditioner.from_config(_config(adapter / "conditioner"))
-    vae = _config(base / "vae")
+    vae, parameters_of_encoder = _config(base / "vae"), encoder_parameters(base)
     assert isinstance(transformer, WanTransformer3DModel)
     assert isinstance(conditioner, TrackConditioner)
     shape, grid = Shape.of(transformer, conditioner, record.lora_rank), LatentGrid(frames=frames, size=size)
@@ -39,6 +40,7 @@ def describe(base: Path, adapter: Path, *, frames: int, size: Size, steps: int, 
     video = video_flops(shape, record.modes, grid.token_grid, tracks, steps, BRANCHES)
     lines = [
         f"base       {base}: {parameters[0] / 1e6:,.1f} M parameters, {shape.blocks} blocks of width {shape.width}",
+        f"           text encoder {parameters_of_encoder / 1e6:,.1f} M parameters, gone before denoising begins",
         f"adapter    {adapter}: conditioner {parameters[1] / 1e6:,.1f} M parameters, LoRA rank {record.lora_rank}",
         f"trained    on {record.base}, recipe {record.recipe or 'unknown'}, step {record.step}",
         f"modes      timestep {record.modes.timestep}, rope {record.modes.rope}, attention {record.modes.attention}",
@@ -55,7 +57,14 @@ def describe(base: Path, adapter: Path, *, frames: int, size: Size, steps: int, 
     for name, value_bytes in (("bfloat16", 2), ("float32", 4)):
         needs = [
             memory_needed(
-                shape, record.modes, grid, mode, parameters=sum(parameters), bytes_per_value=value_bytes, vae_width=vae["base_dim"]
+                shape,
+                record.modes,
+                grid,
+                mode,
+                parameters=sum(parameters),
+                encoder_parameters=parameters_of_encoder,
+                bytes_per_value=value_bytes,
+                vae_width=vae["base_dim"],
             )
             for mode in MEMORY_MODES
         ]

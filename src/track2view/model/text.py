@@ -8,7 +8,7 @@ from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, PreTrainedTokenizerBase, UMT5EncoderModel
+from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, PreTrainedTokenizerBase, UMT5Config, UMT5EncoderModel
 
 from track2view.errors import UserError
 from track2view.records import Clip, atomic_path
@@ -34,6 +34,19 @@ def encode_prompt(
     mask = tokens.attention_mask.to(encoder.device)
     states = encoder(tokens.input_ids.to(encoder.device), mask).last_hidden_state
     return (states * mask[..., None]).to(device)
+
+
+def encoder_parameters(base: Path) -> int:
+    """How many parameters a base's text encoder has, from its configuration alone.
+
+    Raises:
+        UserError: a base without text encoder.
+    """
+    if not (base / "text_encoder/config.json").exists():
+        raise UserError(f"{base / 'text_encoder'}: no text encoder there (config.json); a base holds one")
+    with torch.device("meta"):
+        encoder = UMT5EncoderModel(UMT5Config.from_pretrained(base / "text_encoder"))
+    return sum(each.numel() for each in encoder.parameters())
 
 
 class PromptCache:
