@@ -148,6 +148,7 @@ def memory_needed(
     sources, or the VAE's decoder.
 
     Args:
+        encoder_parameters: of the text encoder, where it runs on the same device.
         at_once: guidance branches that share a pass.
     """
     frames, rows, columns = grid.token_grid
@@ -161,5 +162,4 @@ def memory_needed(
     pixels = height * width if mode == "fast" else min(TILE_PIXELS, height * width)
     decoder = VAE_COPIES * 4 * pixels * vae_width * 4 + 2 * 3 * 4 * grid.padded_frames * height * width
     denoising = weights + activations + remembered
-    encoder = 0.0 if mode == "low" else float(encoder_parameters * bytes_per_value)
-    return LIBRARIES_BYTES + max(encoder, denoising + decoder if mode == "fast" else max(denoising, decoder))
+    return LIBRARIES_BYTES + max(encoder_parameters * bytes_per_value, denoising + decoder if mode == "fast" else max(denoising, decoder))

@@ -267,7 +267,7 @@ class Track2ViewPipeline:
                 grid,
                 mode,
                 parameters=sum(each.numel() for each in self.model.parameters()),
-                encoder_parameters=encoder_parameters(self.base),
+                encoder_parameters=0 if on_gpu and mode == "low" else encoder_parameters(self.base),
                 at_once=2 if settings.batched else 1,
                 bytes_per_value=self.model.transformer.dtype.itemsize,
                 vae_width=self.vae.config["base_dim"],
