@@ -62,7 +62,7 @@ def describe(base: Path, adapter: Path, *, frames: int, size: Size, steps: int, 
                 grid,
                 mode,
                 parameters=sum(parameters),
-                encoder_parameters=parameters_of_encoder,
+                encoder_parameters=0 if mode == "low" else parameters_of_encoder,
                 bytes_per_value=value_bytes,
                 vae_width=vae["base_dim"],
             )
