@@ -216,6 +216,12 @@ def test_out_of_memory_names_the_mode_to_try(pipe: Track2ViewPipeline, shot: Sho
         pipe(*shot, replace(FAST, memory="low"))
 
 
+def test_half_precision_shows_the_same_picture(pipe: Track2ViewPipeline, shot: Shot) -> None:
+    half = Track2ViewPipeline.from_pretrained(pipe.base, pipe.base.parent / "adapter", dtype=torch.bfloat16)
+    difference = (half(*shot, FAST).frames.int() - pipe(*shot, FAST).frames.int()).abs().float()
+    assert float(difference.mean()) < 2.0
+
+
 def test_broken_weights_are_named_with_the_step(pipe: Track2ViewPipeline, shot: Shot) -> None:
     broken = Track2ViewPipeline.from_pretrained(pipe.base, pipe.base.parent / "adapter")
     broken.model.transformer.proj_out.weight.data.fill_(float("nan"))

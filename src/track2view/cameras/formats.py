@@ -23,6 +23,7 @@ from track2view.records import CameraPath, Size, atomic_path
 
 OPENCV_FROM_OPENGL = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))
 UNREAL_FROM_OPENCV = torch.tensor([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, -1.0, 0.0]], dtype=torch.float64)
+UNNAMED_MILLIMETRES = 24.0
 SENSOR_MILLIMETRES = 23.76
 DEFAULT_SIZE: Size = (720, 1280)
 KNOWN = (
@@ -35,7 +36,8 @@ def read_camera(path: Path | str, size: Size | None = None) -> CameraPath:
     """Read a camera path from any known format, told apart by content.
 
     Args:
-        path: file, or COLMAP model folder; ``FILE#cam05`` picks one camera of a MultiCamVideo file.
+        path: file, or COLMAP model folder; ``FILE#cam05`` picks one camera of a MultiCamVideo file, whose focal length is the one
+            that the dataset's folder ``f24_aperture5`` names (24 mm where no folder does).
         size: (H, W) of the images, for formats that do not hold it (720 × 1280 by default).
 
     Raises:
@@ -52,7 +54,9 @@ def read_camera(path: Path | str, size: Size | None = None) -> CameraPath:
             return _read_npz(file, size or DEFAULT_SIZE)
         text = file.read_text()
         if text.lstrip().startswith(("{", "[")):
-            return _read_json(json.loads(text), camera or None, size or DEFAULT_SIZE)
+            named = re.search(r"f(\d+)_aperture", str(file.resolve()))
+            millimetres = float(named[1]) if named else UNNAMED_MILLIMETRES
+            return _read_json(json.loads(text), camera or None, size or DEFAULT_SIZE, millimetres)
         return _read_text(text, size or DEFAULT_SIZE)
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
@@ -105,7 +109,7 @@ def convert_realcam_pickle(source: Path, folder: Path) -> list[Path]:
     return written
 
 
-def _read_json(document: object, camera: str | None, size: Size) -> CameraPath:
+def _read_json(document: object, camera: str | None, size: Size, millimetres: float) -> CameraPath:
     if not isinstance(document, dict):
         raise UserError(f"not a camera file: JSON without an object at its top; known: {KNOWN}")
     if str(document.get("format", "")).startswith("track2view.camera/"):
@@ -113,7 +117,7 @@ def _read_json(document: object, camera: str | None, size: Size) -> CameraPath:
     if "frames" in document:
         return _read_nerfstudio(document, size)
     if "frame0" in document:
-        return _read_unreal(document, camera, size)
+        return _read_unreal(document, camera, size, millimetres)
     raise UserError(f"unknown camera format {document.get('format', 'without a format field')!r}; known: {KNOWN}")
 
 
@@ -149,7 +153,7 @@ def _read_nerfstudio(document: dict, size: Size) -> CameraPath:
     return CameraPath(world_from_camera=poses, intrinsics=_intrinsics(_tensor(rows)), size=(height, width))
 
 
-def _read_unreal(document: dict, camera: str | None, size: Size) -> CameraPath:
+def _read_unreal(document: dict, camera: str | None, size: Size, millimetres: float) -> CameraPath:
     """Row-vector camera-to-world; rows are X forward, Y right, Z up; centimetres."""
     names = sorted(document["frame0"])
     chosen = camera or names[0]
@@ -159,11 +163,30 @@ def _read_unreal(document: dict, camera: str | None, size: Size) -> CameraPath:
     rows = torch.stack([_tensor([list(map(float, row.split())) for row in re.findall(r"\[([^\]]*)\]", text)]) for text in frames])
     rotation = UNREAL_FROM_OPENCV.T @ rows[:, :3, :3].mT @ UNREAL_FROM_OPENCV
     centre = rows[:, 3, :3] @ UNREAL_FROM_OPENCV / 100.0
-    focal = max(size) * 24.0 / SENSOR_MILLIMETRES
+    focal = max(size) * millimetres / SENSOR_MILLIMETRES
     values = torch.tensor([focal, focal, size[1] / 2, size[0] / 2], dtype=torch.float64).expand(len(rows), 4)
     return CameraPath(
         world_from_camera=rigid(_orthonormal(rotation), centre), intrinsics=_intrinsics(values), size=size, unit="metre", fps=15.0
     )
+
+
+def write_multicam(cameras: dict[str, CameraPath], path: Path) -> None:
+    """Write MultiCamVideo's ``camera_extrinsics.json``: synchronised cameras in metres, by name. The file holds no focal length.
+
+    Raises:
+        UserError: cameras of unlike lengths, or not in metres.
+    """
+    lengths = {len(camera) for camera in cameras.values()}
+    if len(lengths) != 1 or any(camera.unit != "metre" for camera in cameras.values()):
+        raise UserError(f"{path}: MultiCamVideo's file holds cameras of one length in metres; these have {sorted(lengths)} frames")
+    document: dict[str, dict[str, str]] = {f"frame{index}": {} for index in range(lengths.pop())}
+    for name, camera in cameras.items():
+        rotation = (UNREAL_FROM_OPENCV @ camera.world_from_camera[:, :3, :3] @ UNREAL_FROM_OPENCV.T).mT
+        centre = 100.0 * camera.world_from_camera[:, :3, 3] @ UNREAL_FROM_OPENCV.T
+        for index, (rows, place) in enumerate(zip(rotation.tolist(), centre.tolist(), strict=True)):
+            texts = [f"[{' '.join(map(repr, row))} 0]" for row in rows]
+            document[f"frame{index}"][name] = f"{' '.join(texts)} [{' '.join(map(repr, place))} 1] "
+    _write_json(path, document)
 
 
 def _read_text(text: str, size: Size) -> CameraPath:
