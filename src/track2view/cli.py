@@ -1,4 +1,4 @@
-"""The command line: typed commands, no logic. ``track2view render | track | cameras | model``."""
+"""The command line: typed commands, no logic. ``track2view render | track | cameras | model | scenes``."""
 
 import errno
 import signal
@@ -223,11 +223,51 @@ class Model:
     ]
 
 
+@dataclass(frozen=True, kw_only=True)
+class MakeScenes:
+    """Render procedural scenes through ten cameras each, in MultiCamVideo's layout; finished ones are kept."""
+
+    out: tyro.conf.Positional[Path]
+    """Folder to write."""
+    count: int = 4
+    """How many scenes."""
+    first: int = 0
+    """Number of the first."""
+    split: Literal["train", "validation", "test"] = "train"
+    """Splits share neither scenes nor trajectories."""
+    frames: int = 81
+    """Of every video."""
+    size: tuple[int, int] = (480, 832)
+    """Height and width."""
+    static: bool = False
+    """Nothing moves but the cameras."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowScenes:
+    """Draw every scene below a folder to sceneN.png: a column for each camera."""
+
+    folder: tyro.conf.Positional[Path]
+    """Folder that holds scenes in MultiCamVideo's layout."""
+    out: Path = Path("out/scenes")
+    """Folder to write pictures to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenes:
+    """Procedural scenes with exact truth."""
+
+    do: tyro.conf.OmitSubcommandPrefixes[
+        Annotated[MakeScenes, tyro.conf.subcommand("make")] | Annotated[ShowScenes, tyro.conf.subcommand("show")]
+    ]
+
+
 Command = (
     Annotated[Render, tyro.conf.subcommand("render")]
     | Annotated[Track, tyro.conf.subcommand("track")]
     | Annotated[Cameras, tyro.conf.subcommand("cameras")]
     | Annotated[Model, tyro.conf.subcommand("model")]
+    | Annotated[Scenes, tyro.conf.subcommand("scenes")]
 )
 
 
@@ -424,7 +464,7 @@ def _check_device(device: str) -> None:
         raise UserError("--device cuda: this machine has no CUDA device that torch can use; leave it out to render on the CPU")
 
 
-def _subcommand(command: Cameras | Model) -> None:
+def _subcommand(command: Cameras | Model | Scenes) -> None:
     RUNNERS[type(command.do)](command.do)
 
 
@@ -487,11 +527,34 @@ def _export_comfy(command: ExportComfy) -> None:
     print(command.out)
 
 
+def _make_scenes(command: MakeScenes) -> None:
+    from track2view.curate import export_scene
+    from track2view.progress import progress
+
+    for name in ("count", "frames"):
+        if getattr(command, name) < 1:
+            raise UserError(f"--{name}: expected a positive number, got {getattr(command, name)}")
+    for index in progress(range(command.first, command.first + command.count), "scenes", command.count):
+        print(export_scene(command.out, command.split, index, frames=command.frames, size=command.size, dynamic=not command.static))
+
+
+def _show_scenes(command: ShowScenes) -> None:
+    from track2view.curate import contact_sheet, find_scenes
+
+    for folder in find_scenes(command.folder):
+        out = command.out / f"{folder.parent.name}-{folder.name}.png"
+        contact_sheet(folder, out)
+        print(out)
+
+
 RUNNERS: dict[type, Callable[..., None]] = {
     Render: _render,
     Track: _track,
     Cameras: _subcommand,
     Model: _subcommand,
+    Scenes: _subcommand,
+    MakeScenes: _make_scenes,
+    ShowScenes: _show_scenes,
     NewModel: _new_model,
     ModelInfo: _model_info,
     ExportComfy: _export_comfy,

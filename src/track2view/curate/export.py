@@ -1,0 +1,129 @@
+"""Procedural worlds written as MultiCamVideo lays out its own, with what is needed to know their exact truth again."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import UInt8
+
+from track2view.cameras import write_multicam
+from track2view.errors import UserError
+from track2view.pairing import pair_by_projection
+from track2view.records import PairedTracks, Size
+from track2view.scenes import focal_of, make_rig, make_world, render_view, split_seed, track_points
+from track2view.scenes.rig import FPS, Split
+from track2view.trackers import Queries
+from track2view.video import VideoWriter, read_clip
+
+FORMAT = "track2view.scene/1"
+APERTURES = {18: "10", 24: "5", 35: "2.4", 50: "2.4"}
+SHEET_FRAMES = (0.0, 0.5, 1.0)
+SHEET_WIDTH = 240
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SceneRecord:
+    """What ``scene.json`` says: with it, the scene's world and cameras are made again, exactly.
+
+    Attributes:
+        seed: of world and cameras.
+        split, index: where the seed came from.
+        caption: what is there.
+        frames, size: of every camera's video.
+        dynamic: whether things move.
+    """
+
+    seed: int
+    split: Split
+    index: int
+    caption: str
+    frames: int
+    size: Size
+    dynamic: bool
+
+    @staticmethod
+    def load(folder: Path) -> "SceneRecord":
+        """Read a scene folder's ``scene.json``; raises :class:`UserError` where there is none of ours."""
+        path = folder / "scene.json"
+        try:
+            document = json.loads(path.read_text())
+            if document.pop("format") != FORMAT:
+                raise UserError(f'{path}: format: expected "{FORMAT}"')
+            return SceneRecord(**{**document, "size": tuple(document["size"])})
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}: not a scene that `track2view scenes make` wrote ({error})") from None
+
+
+def export_scene(root: Path, split: Split, index: int, *, frames: int, size: Size, dynamic: bool = True) -> Path:
+    """Render a scene through its ten cameras: ``root/split/f24_aperture5/sceneN/{videos,cameras}`` and ``scene.json``.
+
+    The folder appears only when it is whole; one that is there already is left as it is.
+
+    Returns:
+        The scene's folder.
+    """
+    seed = split_seed(split, index)
+    millimetres = focal_of(seed)
+    folder = root / split / f"f{millimetres}_aperture{APERTURES[millimetres]}" / f"scene{index}"
+    if folder.exists():
+        return folder
+    world, rig = make_world(seed, frames=frames, dynamic=dynamic), make_rig(seed, frames=frames, size=size)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".scene{index}-", suffix=".partial", dir=folder.parent))
+    try:
+        for name, camera in rig.items():
+            with VideoWriter(partial / "videos" / f"{name}.mp4", Fraction(FPS)) as video:
+                for frame in range(frames):
+                    video.add(np.ascontiguousarray(render_view(world, camera, frame).colour.permute(1, 2, 0).numpy()))
+        write_multicam(rig, partial / "cameras" / "camera_extrinsics.json")
+        record = SceneRecord(seed=seed, split=split, index=index, caption=world.caption, frames=frames, size=size, dynamic=dynamic)
+        (partial / "scene.json").write_text(json.dumps({"format": FORMAT, **asdict(record)}, indent=2))
+        partial.chmod(0o755)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def find_scenes(root: Path) -> list[Path]:
+    """All scene folders in MultiCamVideo's layout below ``root``, in order.
+
+    Raises:
+        UserError: none there.
+    """
+    found = sorted(path.parent.parent for path in root.glob("**/cameras/camera_extrinsics.json") if ".partial" not in str(path))
+    if not found:
+        raise UserError(f"{root}: no scenes there (…/sceneN/cameras/camera_extrinsics.json); `track2view scenes make` writes some")
+    return found
+
+
+def true_pairs(folder: Path, source: str, target: str, queries: Queries) -> PairedTracks:
+    """Exact paired tracks of two cameras of one of our scenes; ``queries`` are points of the source's frames."""
+    record = SceneRecord.load(folder)
+    world = make_world(record.seed, frames=record.frames, dynamic=record.dynamic)
+    rig = make_rig(record.seed, frames=record.frames, size=record.size)
+    pixels = queries.uv.double() * torch.tensor([record.size[1], record.size[0]], dtype=torch.float64)
+    return pair_by_projection(track_points(world, rig[source], queries.frame, pixels), rig[source], rig[target])
+
+
+def contact_sheet(folder: Path, out: Path) -> None:
+    """A picture of a scene: a column for each camera, its first, middle and last frame below each other."""
+    columns = [np.concatenate(list(_thumbnails(path)), axis=0) for path in sorted((folder / "videos").glob("*.mp4"))]
+    if not columns:
+        raise UserError(f"{folder}: no videos there")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(out), np.concatenate(columns, axis=1)[..., ::-1])
+
+
+def _thumbnails(path: Path) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+    clip = read_clip(path)
+    size = (SHEET_WIDTH, round(SHEET_WIDTH * clip.size[0] / clip.size[1]))
+    for share in SHEET_FRAMES:
+        yield cv2.resize(clip.image(round(share * (len(clip) - 1))), size, interpolation=cv2.INTER_AREA)
