@@ -56,7 +56,8 @@ class SceneRecord:
             document = json.loads(path.read_text())
             if document.pop("format") != FORMAT:
                 raise UserError(f'{path}: format: expected "{FORMAT}"')
-            return SceneRecord(**{**document, "size": tuple(document["size"])})
+            height, width = document.pop("size")
+            return SceneRecord(size=(height, width), **document)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}: not a scene that `track2view scenes make` wrote ({error})") from None
 

@@ -47,8 +47,8 @@ def make_rig(seed: int, *, frames: int, size: Size) -> dict[str, CameraPath]:
     """cam01 … cam10: one pose at frame 0, then each its own way, in metres; two of each kind of trajectory, in random order."""
     random = np.random.default_rng([seed, 4])
     millimetres = focal_of(seed)
-    distance = 4.2 * millimetres / FOCAL_MILLIMETRES[1]
-    eye = torch.tensor([random.uniform(-0.8, 0.8), random.uniform(-2.1, -1.3), -min(distance, 6.2)], dtype=torch.float64)
+    distance = min(max(5.4 * millimetres / FOCAL_MILLIMETRES[1], 4.2), 6.6)
+    eye = torch.tensor([random.uniform(-0.8, 0.8), random.uniform(-2.1, -1.3), -distance], dtype=torch.float64)
     start = look_at(eye, PIVOT, DOWN)
     focal = millimetres / SENSOR_MILLIMETRES * max(size)
     intrinsics = torch.tensor([[focal, 0.0, size[1] / 2], [0.0, focal, size[0] / 2], [0.0, 0.0, 1.0]], dtype=torch.float64)

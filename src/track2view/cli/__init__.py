@@ -1,0 +1,46 @@
+"""The command line: typed commands, no logic. ``track2view render | track | cameras | model | scenes``."""
+
+import errno
+import sys
+from typing import Annotated
+
+import tyro
+
+from track2view.cli.cameras import Cameras
+from track2view.cli.model import Model
+from track2view.cli.render import Render, Track
+from track2view.cli.scenes import Scenes
+from track2view.errors import UserError
+
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+Command = (
+    Annotated[Render, tyro.conf.subcommand("render")]
+    | Annotated[Track, tyro.conf.subcommand("track")]
+    | Annotated[Cameras, tyro.conf.subcommand("cameras")]
+    | Annotated[Model, tyro.conf.subcommand("model")]
+    | Annotated[Scenes, tyro.conf.subcommand("scenes")]
+)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command; user errors are one line on stderr and exit code 2, an interruption exits with 130."""
+    command = tyro.cli(Command, args=arguments, prog="track2view", description=__doc__)
+    try:
+        command.run()
+    except UserError as error:
+        _fail(str(error))
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            _fail(f"{error.filename or 'output'}: disk full; free some space or choose another --out")
+        _fail(f"{error.filename or 'file'}: {error.strerror or error}")
+    except MemoryError:
+        _fail("out of memory: use a smaller --size or fewer --frames")
+    except KeyboardInterrupt:
+        print("track2view: interrupted; finished tracks are kept, run the same command to go on", file=sys.stderr)
+        sys.exit(130)
+
+
+def _fail(message: str) -> None:
+    print(f"track2view: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,72 @@
+"""``track2view scenes``."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from track2view.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class MakeScenes:
+    """Render procedural scenes through ten cameras each, in MultiCamVideo's layout; finished ones are kept."""
+
+    out: tyro.conf.Positional[Path]
+    """Folder to write."""
+    count: int = 4
+    """How many scenes."""
+    first: int = 0
+    """Number of the first."""
+    split: Literal["train", "validation", "test"] = "train"
+    """Splits share neither scenes nor trajectories."""
+    frames: int = 81
+    """Of every video."""
+    size: tuple[int, int] = (480, 832)
+    """Height and width."""
+    static: bool = False
+    """Nothing moves but the cameras."""
+
+    def run(self) -> None:
+        """Render them."""
+        from track2view.curate import export_scene
+        from track2view.progress import progress
+
+        for name in ("count", "frames"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name}: expected a positive number, got {getattr(self, name)}")
+        for index in progress(range(self.first, self.first + self.count), "scenes", self.count):
+            print(export_scene(self.out, self.split, index, frames=self.frames, size=self.size, dynamic=not self.static))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowScenes:
+    """Draw every scene below a folder to sceneN.png: a column for each camera."""
+
+    folder: tyro.conf.Positional[Path]
+    """Folder that holds scenes in MultiCamVideo's layout."""
+    out: Path = Path("out/scenes")
+    """Folder to write pictures to."""
+
+    def run(self) -> None:
+        """Draw them."""
+        from track2view.curate import contact_sheet, find_scenes
+
+        for folder in find_scenes(self.folder):
+            out = self.out / f"{folder.parent.name}-{folder.name}.png"
+            contact_sheet(folder, out)
+            print(out)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenes:
+    """Procedural scenes with exact truth."""
+
+    do: tyro.conf.OmitSubcommandPrefixes[
+        Annotated[MakeScenes, tyro.conf.subcommand("make")] | Annotated[ShowScenes, tyro.conf.subcommand("show")]
+    ]
+
+    def run(self) -> None:
+        """Run the subcommand."""
+        self.do.run()
