@@ -64,6 +64,15 @@ def test_the_commands_and_the_python_of_the_models_page_run(workshop: Path) -> N
     assert (workshop / "out" / "diffusion" / "output.mp4").exists()
 
 
+def test_the_commands_of_the_data_page_run(tmp_path: Path) -> None:
+    (commands,) = blocks("docs/data.md", "sh")
+    for line in commands.strip().splitlines():
+        words = [sys.executable, "-m", *shlex.split(line)]
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False, env=os.environ)
+        assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "pictures").glob("*.png"))) == 2
+
+
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda each: each[0])
 def test_examples_run(example: list[str], tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "examples" / example[0]), *example[1:]]
