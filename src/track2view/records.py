@@ -304,6 +304,27 @@ class PairedTracks:
             if view.depth.shape != shape:
                 raise UserError(f"PairedTracks.{name}: expected {list(shape)} to match confidence, got {list(view.depth.shape)}")
 
+    def save(self, path: Path) -> None:
+        """Write ``.npz``: source_uv, source_depth, source_valid, the same of the target, confidence."""
+        views = {"source": self.source, "target": self.target}
+        arrays = {f"{name}_{field}": getattr(view, field).numpy() for name, view in views.items() for field in ("uv", "depth", "valid")}
+        with atomic_path(path) as partial:
+            np.savez_compressed(partial, **arrays, confidence=self.confidence.numpy())
+
+    @staticmethod
+    def load(path: Path) -> "PairedTracks":
+        """Read what :meth:`save` wrote; raises :class:`UserError` naming what is missing."""
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                arrays = {name: torch.from_numpy(archive[name]) for name in archive.files}
+            views = [
+                ViewTracks(uv=arrays[f"{name}_uv"], depth=arrays[f"{name}_depth"], valid=arrays[f"{name}_valid"])
+                for name in ("source", "target")
+            ]
+            return PairedTracks(source=views[0], target=views[1], confidence=arrays["confidence"])
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"{path}: not a file of paired tracks ({error})") from None
+
 
 def scale_of(tracks: TrackSet, camera: CameraPath) -> float:
     """Median depth of the tracks visible at frame 0 (the length that unit "scene" calls 1); 1 where none is visible."""

@@ -1,4 +1,4 @@
-"""The command line: typed commands, no logic. ``track2view render | track | cameras | model | scenes``."""
+"""The command line: typed commands, no logic. ``track2view render | track | cameras | model | scenes | curate``."""
 
 import errno
 import sys
@@ -9,7 +9,7 @@ import tyro
 from track2view.cli.cameras import Cameras
 from track2view.cli.model import Model
 from track2view.cli.render import Render, Track
-from track2view.cli.scenes import Scenes
+from track2view.cli.scenes import Curate, Scenes
 from track2view.errors import UserError
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -20,6 +20,7 @@ Command = (
     | Annotated[Cameras, tyro.conf.subcommand("cameras")]
     | Annotated[Model, tyro.conf.subcommand("model")]
     | Annotated[Scenes, tyro.conf.subcommand("scenes")]
+    | Annotated[Curate, tyro.conf.subcommand("curate")]
 )
 
 

@@ -1,4 +1,4 @@
-"""``track2view scenes``."""
+"""``track2view scenes`` and ``track2view curate``."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,3 +70,29 @@ class Scenes:
     def run(self) -> None:
         """Run the subcommand."""
         self.do.run()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curate:
+    """Make samples of paired tracks from videos in MultiCamVideo's layout; a second run goes on where the first was stopped."""
+
+    data: tyro.conf.Positional[Path]
+    """Folder that holds scenes."""
+    out: tyro.conf.Positional[Path]
+    """Folder for samples/, rejected/ and manifest.parquet."""
+    per_scene: int = 1
+    """Pairs of cameras drawn from each scene."""
+    seed: int = 0
+    """Of the drawing."""
+    workers: int = 1
+    """Processes."""
+    size: int | None = None
+    """Track at this short side; videos are kept as they are."""
+
+    def run(self) -> None:
+        """Curate, and count."""
+        from track2view.curate import curate
+
+        counts = curate(self.data, self.out, per_scene=self.per_scene, seed=self.seed, workers=self.workers, short_side=self.size)
+        for name, count in sorted(counts.items(), key=lambda each: (each[0] != "samples", each[0])):
+            print(f"{count:6} {name}")

@@ -1,5 +1,18 @@
-"""Training data: procedural worlds in MultiCamVideo's layout (the curation of paired tracks builds on it)."""
+"""Training data: procedural worlds in MultiCamVideo's layout, and samples of paired tracks from any data in that layout."""
 
 from track2view.curate.export import SceneRecord, contact_sheet, export_scene, find_scenes, true_pairs
+from track2view.curate.run import choose_pairs, curate
+from track2view.curate.stages import PairOfViews, Rejected, curate_pair
 
-__all__ = ["SceneRecord", "contact_sheet", "export_scene", "find_scenes", "true_pairs"]
+__all__ = [
+    "PairOfViews",
+    "Rejected",
+    "SceneRecord",
+    "choose_pairs",
+    "contact_sheet",
+    "curate",
+    "curate_pair",
+    "export_scene",
+    "find_scenes",
+    "true_pairs",
+]

@@ -1,0 +1,146 @@
+"""The training sample on disk, and the manifest of many: written by curation, read by training.
+
+A sample is a folder: ``source.mp4`` and ``target.mp4`` (the dataset's own files, unchanged), ``source_camera.json``,
+``target_camera.json``, ``tracks.npz`` (:class:`PairedTracks`) and ``sample.json`` (:class:`SampleRecord`). The manifest is one
+Parquet table with a row for each; relations stand in columns, never in names.
+"""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+
+from track2view.errors import UserError
+from track2view.records import CameraPath, PairedTracks, Size, atomic_path
+
+FORMAT = "track2view.sample/1"
+CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SampleRecord:
+    """What a row of the manifest says.
+
+    Attributes:
+        name: folder of the sample, relative to the manifest; a key, of which nothing else is to be read.
+        split, scene, source_name, target_name: where it came from.
+        caption: what is there; empty if nobody knows.
+        frames, size, fps: of both clips.
+        tracks: how many.
+        alive: share of tracks that the source sees at its last frame and that are still followed at the shared frame 0.
+        overlap: share of source entries that the target's camera sees too.
+        source_sha256, target_sha256, cameras_sha256: of the dataset's files.
+        tracker, settings, version: what made the tracks.
+    """
+
+    name: str
+    split: str
+    scene: str
+    source_name: str
+    target_name: str
+    caption: str
+    frames: int
+    size: Size
+    fps: float
+    tracks: int
+    alive: float
+    overlap: float
+    source_sha256: str
+    target_sha256: str
+    cameras_sha256: str
+    tracker: str
+    settings: str
+    version: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """A pair of synchronised views with their cameras and paired tracks.
+
+    Attributes:
+        source_file, target_file: videos.
+    """
+
+    record: SampleRecord
+    source_file: Path
+    target_file: Path
+    source_camera: CameraPath
+    target_camera: CameraPath
+    pairs: PairedTracks
+
+    def __post_init__(self) -> None:
+        for name, length in (
+            ("source_camera", len(self.source_camera)),
+            ("target_camera", len(self.target_camera)),
+            ("pairs", len(self.pairs.confidence)),
+        ):
+            if length != self.record.frames:
+                raise UserError(f"Sample.{name}: expected {self.record.frames} frames as the record says, got {length}")
+
+    def save(self, root: Path) -> Path:
+        """Write ``root/name``; the folder appears only when it is whole."""
+        folder = root / self.record.name
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=".", suffix=".partial", dir=folder.parent))
+        try:
+            shutil.copyfile(self.source_file, partial / "source.mp4")
+            shutil.copyfile(self.target_file, partial / "target.mp4")
+            self.source_camera.save(partial / "source_camera.json")
+            self.target_camera.save(partial / "target_camera.json")
+            self.pairs.save(partial / "tracks.npz")
+            (partial / "sample.json").write_text(json.dumps({"format": FORMAT, **asdict(self.record)}, indent=2))
+            partial.chmod(0o755)
+            partial.rename(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        return folder
+
+
+def load_record(folder: Path) -> SampleRecord:
+    """A sample's record; raises :class:`UserError` where the folder is none."""
+    path = folder / "sample.json"
+    try:
+        document = json.loads(path.read_text())
+        if document.pop("format") != FORMAT:
+            raise UserError(f'{path}: format: expected "{FORMAT}"')
+        height, width = document.pop("size")
+        return SampleRecord(size=(height, width), **document)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder}: not a sample ({error})") from None
+
+
+def write_manifest(root: Path, path: Path) -> int:
+    """A Parquet table of all samples below ``root``, in the order of their names; returns how many."""
+    records = sorted(
+        (load_record(each.parent) for each in root.glob("**/sample.json") if ".partial" not in str(each)), key=lambda r: r.name
+    )
+    rows = [{**asdict(each), "height": each.size[0], "width": each.size[1]} for each in records]
+    for row in rows:
+        row.pop("size")
+    with atomic_path(path) as partial:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=SCHEMA), partial)
+    return len(rows)
+
+
+def file_sha256(path: Path) -> str:
+    """Of a file's content."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+SCHEMA = pyarrow.schema(
+    [
+        *((name, pyarrow.string()) for name in ("name", "split", "scene", "source_name", "target_name", "caption")),
+        *((name, pyarrow.int32()) for name in ("frames", "height", "width", "tracks")),
+        *((name, pyarrow.float64()) for name in ("fps", "alive", "overlap")),
+        *((name, pyarrow.string()) for name in ("source_sha256", "target_sha256", "cameras_sha256", "tracker", "settings", "version")),
+    ]
+)
