@@ -65,12 +65,12 @@ def test_the_commands_and_the_python_of_the_models_page_run(workshop: Path) -> N
 
 
 def test_the_commands_of_the_data_page_run(tmp_path: Path) -> None:
-    (commands,) = blocks("docs/data.md", "sh")
-    for line in commands.strip().splitlines():
+    for line in "".join(blocks("docs/data.md", "sh")).strip().splitlines():
         words = [sys.executable, "-m", *shlex.split(line)]
         done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False, env=os.environ)
         assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "pictures").glob("*.png"))) == 2
+    assert (tmp_path / "out" / "manifest.parquet").exists()
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda each: each[0])
