@@ -2,12 +2,14 @@ import json
 import shutil
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pyarrow.parquet
 import pytest
 import torch
 
 from track2view.cameras import read_camera
-from track2view.curate import PairOfViews, Rejected, choose_pairs, curate, curate_pair, export_scene, true_pairs
+from track2view.curate import PairOfViews, Rejected, choose_pairs, curate, curate_pair, draw_sample, export_scene, true_pairs
 from track2view.errors import UserError
 from track2view.records import PairedTracks
 from track2view.samples import load_record, write_manifest
@@ -76,6 +78,22 @@ def test_a_dataset_is_curated_resumed_and_listed_the_same_by_any_number_of_worke
     assert table.num_rows == counts["samples"]
     assert table.column("name").to_pylist() == sorted(table.column("name").to_pylist())
     assert set(table.column("frames").to_pylist()) == {FRAMES}
+
+
+def test_a_sample_is_drawn_with_one_colour_for_a_point_in_both_views(data: Path, tmp_path: Path) -> None:
+    folder = curate_pair(of(data), SfmTracker()).save(tmp_path)
+    draw_sample(folder, tmp_path / "sample.png")
+    picture = cv2.imread(str(tmp_path / "sample.png"))
+    assert picture.shape == (3 * SIZE[0], 2 * SIZE[1], 3)
+    top = picture[: SIZE[0]].astype(int)
+    strong = top.max(-1) - top.min(-1) > 150
+    assert strong[:, : SIZE[1]].sum() > 100
+    both = strong[:, : SIZE[1]] & strong[:, SIZE[1] :]
+    assert np.abs(top[:, : SIZE[1]] - top[:, SIZE[1] :])[both].mean() < 40  # at the shared frame 0 all dots coincide
+    draw_sample(folder, tmp_path / "sample.mp4")
+    assert len(read_clip(tmp_path / "sample.mp4")) == FRAMES
+    with pytest.raises(UserError, match=r"drawn to \.png or \.mp4"):
+        draw_sample(folder, tmp_path / "sample.gif")
 
 
 def test_pairs_are_drawn_by_seed_and_place(data: Path) -> None:

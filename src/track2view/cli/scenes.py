@@ -73,7 +73,7 @@ class Scenes:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Curate:
+class RunCuration:
     """Make samples of paired tracks from videos in MultiCamVideo's layout; a second run goes on where the first was stopped."""
 
     data: tyro.conf.Positional[Path]
@@ -96,3 +96,33 @@ class Curate:
         counts = curate(self.data, self.out, per_scene=self.per_scene, seed=self.seed, workers=self.workers, short_side=self.size)
         for name, count in sorted(counts.items(), key=lambda each: (each[0] != "samples", each[0])):
             print(f"{count:6} {name}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectSample:
+    """Draw a sample: both views side by side, each track a dot of one colour in both."""
+
+    folder: tyro.conf.Positional[Path]
+    """Sample folder."""
+    out: Path = Path("sample.png")
+    """Picture of three moments (.png), or all frames (.mp4)."""
+
+    def run(self) -> None:
+        """Draw it."""
+        from track2view.curate import draw_sample
+
+        draw_sample(self.folder, self.out)
+        print(self.out)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curate:
+    """Samples of paired tracks."""
+
+    do: tyro.conf.OmitSubcommandPrefixes[
+        Annotated[RunCuration, tyro.conf.subcommand("run")] | Annotated[InspectSample, tyro.conf.subcommand("inspect")]
+    ]
+
+    def run(self) -> None:
+        """Run the subcommand."""
+        self.do.run()

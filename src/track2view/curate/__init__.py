@@ -1,6 +1,7 @@
 """Training data: procedural worlds in MultiCamVideo's layout, and samples of paired tracks from any data in that layout."""
 
 from track2view.curate.export import SceneRecord, contact_sheet, export_scene, find_scenes, true_pairs
+from track2view.curate.inspect import draw_sample
 from track2view.curate.run import choose_pairs, curate
 from track2view.curate.stages import PairOfViews, Rejected, curate_pair
 
@@ -12,6 +13,7 @@ __all__ = [
     "contact_sheet",
     "curate",
     "curate_pair",
+    "draw_sample",
     "export_scene",
     "find_scenes",
     "true_pairs",
