@@ -4,7 +4,7 @@ BIN := .venv/bin
 CLIP ?=
 CAMERA ?= orbit-right
 
-.PHONY: setup demo test test-slow test-gpu lint bench bench-model bench-gpu clean
+.PHONY: setup demo test test-slow test-gpu lint bench bench-model bench-gpu data-demo clean
 
 setup: .venv/installed
 
@@ -42,5 +42,11 @@ bench-model: setup
 bench-gpu: setup
 	$(BIN)/python benchmarks/model.py --cuda
 
+data-demo: setup
+	$(BIN)/track2view scenes make data-demo/data --count 4 --size 240 416 --workers 2
+	$(BIN)/track2view scenes show data-demo/data --out data-demo/scenes
+	$(BIN)/track2view curate run data-demo/data data-demo/curated --workers 2
+	$(BIN)/track2view curate inspect data-demo/curated/samples --out data-demo/samples
+
 clean:
-	rm -rf .venv demo out bench
+	rm -rf .venv demo data-demo out bench

@@ -27,17 +27,21 @@ class MakeScenes:
     """Height and width."""
     static: bool = False
     """Nothing moves but the cameras."""
+    workers: int = 1
+    """Processes."""
 
     def run(self) -> None:
         """Render them."""
-        from track2view.curate import export_scene
-        from track2view.progress import progress
+        from track2view.curate import export_scenes
 
-        for name in ("count", "frames"):
+        for name in ("count", "frames", "workers"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name}: expected a positive number, got {getattr(self, name)}")
-        for index in progress(range(self.first, self.first + self.count), "scenes", self.count):
-            print(export_scene(self.out, self.split, index, frames=self.frames, size=self.size, dynamic=not self.static))
+        indices = range(self.first, self.first + self.count)
+        made = export_scenes(
+            self.out, self.split, indices, frames=self.frames, size=self.size, dynamic=not self.static, workers=self.workers
+        )
+        print(*made, sep="\n")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,19 +104,22 @@ class RunCuration:
 
 @dataclass(frozen=True, kw_only=True)
 class InspectSample:
-    """Draw a sample: both views side by side, each track a dot of one colour in both."""
+    """Draw a sample: both views side by side, each track a dot of one colour in both. Or all samples below a folder."""
 
     folder: tyro.conf.Positional[Path]
-    """Sample folder."""
+    """Sample folder, or a folder of samples."""
     out: Path = Path("sample.png")
-    """Picture of three moments (.png), or all frames (.mp4)."""
+    """Picture of three moments (.png), or all frames (.mp4); for many samples, a folder of pictures."""
 
     def run(self) -> None:
-        """Draw it."""
-        from track2view.curate import draw_sample
+        """Draw it, or them."""
+        from track2view.curate import draw_sample, draw_samples
 
-        draw_sample(self.folder, self.out)
-        print(self.out)
+        if (self.folder / "sample.json").exists():
+            draw_sample(self.folder, self.out)
+            print(self.out)
+        else:
+            print(*draw_samples(self.folder, self.out), sep="\n")
 
 
 @dataclass(frozen=True, kw_only=True)

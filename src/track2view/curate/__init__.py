@@ -1,8 +1,8 @@
 """Training data: procedural worlds in MultiCamVideo's layout, and samples of paired tracks from any data in that layout."""
 
 from track2view.curate.export import SceneRecord, contact_sheet, export_scene, find_scenes, true_pairs
-from track2view.curate.inspect import draw_sample
-from track2view.curate.run import choose_pairs, curate
+from track2view.curate.inspect import draw_sample, draw_samples
+from track2view.curate.run import choose_pairs, curate, export_scenes
 from track2view.curate.stages import PairOfViews, Rejected, curate_pair
 
 __all__ = [
@@ -14,7 +14,9 @@ __all__ = [
     "curate",
     "curate_pair",
     "draw_sample",
+    "draw_samples",
     "export_scene",
+    "export_scenes",
     "find_scenes",
     "true_pairs",
 ]

@@ -39,6 +39,21 @@ def draw_sample(folder: Path, out: Path) -> None:
         raise UserError(f"{out}: a sample is drawn to .png or .mp4")
 
 
+def draw_samples(root: Path, out: Path) -> list[Path]:
+    """A picture in ``out`` of every sample below ``root``, named after its place; returns them.
+
+    Raises:
+        UserError: no samples there.
+    """
+    folders = sorted(path.parent for path in root.glob("**/sample.json"))
+    if not folders:
+        raise UserError(f"{root}: no samples there (…/sample.json); `track2view curate run` makes some")
+    pictures = [out / f"{'-'.join(folder.relative_to(root).parts)}.png" for folder in folders]
+    for folder, picture in zip(folders, pictures, strict=True):
+        draw_sample(folder, picture)
+    return pictures
+
+
 def _drawn(clips: list[Clip], pairs: PairedTracks, frames: list[int]) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
     count = pairs.confidence.shape[1]
     shown = np.unique(np.linspace(0, count - 1, min(DRAWN_TRACKS, count)).astype(int))

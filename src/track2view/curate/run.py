@@ -11,11 +11,12 @@ import cv2
 import numpy as np
 import torch
 
-from track2view.curate.export import find_scenes
+from track2view.curate.export import export_scene, find_scenes
 from track2view.curate.stages import PairOfViews, Rejected, curate_pair
 from track2view.progress import progress
-from track2view.records import atomic_path
+from track2view.records import Size, atomic_path
 from track2view.samples import write_manifest
+from track2view.scenes.rig import Split
 from track2view.trackers import SfmTracker
 
 REJECTED = "rejected"
@@ -52,6 +53,17 @@ def curate(root: Path, out: Path, *, per_scene: int = 1, seed: int = 0, workers:
     counts = Counter(json.loads(path.read_text())["reason"] for path in (out / REJECTED).glob("**/*.json"))
     counts["samples"] = write_manifest(out / "samples", out / "manifest.parquet")
     return counts
+
+
+def export_scenes(
+    root: Path, split: Split, indices: range, *, frames: int, size: Size, dynamic: bool = True, workers: int = 1
+) -> list[Path]:
+    """:func:`export_scene` of many, in processes; returns their folders."""
+    with ProcessPoolExecutor(max_workers=workers, initializer=_one_thread) as pool:
+        jobs = [pool.submit(export_scene, root, split, index, frames=frames, size=size, dynamic=dynamic) for index in indices]
+        for job in progress(as_completed(jobs), "scenes", len(jobs)):
+            job.result()
+    return [job.result() for job in jobs]
 
 
 def _curate_one(pair: PairOfViews, out: Path, short_side: int | None) -> None:
