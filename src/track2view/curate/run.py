@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from itertools import permutations
+from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
@@ -46,7 +47,7 @@ def curate(root: Path, out: Path, *, per_scene: int = 1, seed: int = 0, workers:
     """
     pairs = list(choose_pairs(root, per_scene, seed))
     left = [pair for pair in pairs if not _sample_of(out, pair).exists() and not _rejection_of(out, pair).exists()]
-    with ProcessPoolExecutor(max_workers=workers, initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
         jobs = [pool.submit(_curate_one, pair, out, short_side) for pair in left]
         for job in progress(as_completed(jobs), "pairs", len(jobs)):
             job.result()
@@ -59,7 +60,7 @@ def export_scenes(
     root: Path, split: Split, indices: range, *, frames: int, size: Size, dynamic: bool = True, workers: int = 1
 ) -> list[Path]:
     """:func:`export_scene` of many, in processes; returns their folders."""
-    with ProcessPoolExecutor(max_workers=workers, initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
         jobs = [pool.submit(export_scene, root, split, index, frames=frames, size=size, dynamic=dynamic) for index in indices]
         for job in progress(as_completed(jobs), "scenes", len(jobs)):
             job.result()
