@@ -72,7 +72,9 @@ def main() -> None:
 def make(size: ModelSize, grid: LatentGrid, modes: DualViewModes, device: str, dtype: torch.dtype) -> Case:
     torch.manual_seed(0)
     with torch.device(device):
-        transformer = new_transformer(size).to(dtype)
+        transformer = new_transformer(size)
+        if dtype != torch.float32:
+            transformer.to(dtype)
         width = size.heads * size.head_width
         conditioner = TrackConditioner(
             token_width=width, width=size.conditioner_width, layers=size.conditioner_layers, heads=8 if size is FULL else 4
