@@ -60,6 +60,12 @@ def test_a_sample_holds_what_the_videos_show(data: Path, tmp_path: Path) -> None
         assert float((error > 8).float().mean()) < 0.05
 
 
+def test_a_sample_tracked_small_still_speaks_of_its_own_videos(data: Path, tmp_path: Path) -> None:
+    folder = curate_pair(of(data), SfmTracker(), short_side=64).save(tmp_path)
+    assert load_record(folder).size == read_clip(folder / "source.mp4").size == SIZE
+    assert read_camera(folder / "target_camera.json").size == SIZE
+
+
 def test_a_dataset_is_curated_resumed_and_listed_the_same_by_any_number_of_workers(data: Path, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     counts = curate(data, one, per_scene=2, workers=1)

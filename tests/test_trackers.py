@@ -209,6 +209,20 @@ def test_tracks_group_by_place_and_motion() -> None:
     assert label[60] == -1
 
 
+def test_a_splinter_of_a_thing_is_put_back() -> None:
+    """Twelve tracks at one spot are each other's nearest neighbours: alone, they would stand on ground of their own."""
+    time = np.linspace(0, 1, 30)[:, None, None]
+    random = np.random.default_rng(0)
+    thing = np.array([0.2, 0.3]) + 0.1 * random.random((80, 2)) + time * [0.2, 0.0]
+    splinter = np.array([0.34, 0.35]) + 1e-4 * random.random((12, 2)) + time * [0.2, 0.0]
+    passing = np.array([0.38, 0.35]) + 1e-3 * random.random((12, 2)) - time * [0.2, 0.0]
+    points = np.concatenate([thing, splinter, passing], axis=1).astype(np.float32)
+    label = group(ImageTracks(points=points, visible=np.ones(points.shape[:2], bool)))
+    assert (label[:92] == label[0]).all()
+    assert (label[92:] == label[92]).all()
+    assert label[92] != label[0]
+
+
 def test_a_mover_stands_on_the_ground_also_when_its_foot_leaves_the_image() -> None:
     frames, height, bottom = 40, 1.5, 0.45
     depth = np.linspace(5.0, 2.4, frames)

@@ -16,7 +16,7 @@ from track2view.records import CameraPath, Clip, TrackSet, atomic_path
 from track2view.trackers import Tracking, TrackingReport
 from track2view.warp import DenseDepth
 
-VERSION = "3"
+VERSION = "4"
 LAST_WRITTEN = "report.json"
 
 

@@ -18,7 +18,7 @@ from track2view.pairing import join_cameras, join_views, pair_by_tracking
 from track2view.records import CameraPath, Clip, PairedTracks
 from track2view.samples import Sample, SampleRecord, file_sha256
 from track2view.trackers import Queries, Tracker
-from track2view.video import read_clip
+from track2view.video import probe, read_clip
 
 Reason = Literal[
     "unreadable video",
@@ -167,7 +167,7 @@ def _apart(one: Clip, other: Clip, first: int, second: int) -> float:
 def _sample(
     pair: PairOfViews, views: Views, pairs: PairedTracks, tracker: Tracker, *, alive: float, overlap: float, short_side: int | None
 ) -> Sample:
-    own = (pair.scene / "scene.json").exists()
+    own, size = (pair.scene / "scene.json").exists(), probe(pair.video(pair.source)).size
     record = SampleRecord(
         name=pair.name,
         split=pair.scene.relative_to(pair.root).parts[0],
@@ -176,7 +176,7 @@ def _sample(
         target_name=pair.target,
         caption=SceneRecord.load(pair.scene).caption if own else "",
         frames=len(views.source),
-        size=views.source.size,
+        size=size,
         fps=float(views.source.fps),
         tracks=pairs.confidence.shape[1],
         alive=round(alive, 4),
@@ -192,7 +192,7 @@ def _sample(
         record=record,
         source_file=pair.video(pair.source),
         target_file=pair.video(pair.target),
-        source_camera=views.source_camera,
-        target_camera=views.target_camera,
+        source_camera=views.source_camera.resized(size),
+        target_camera=views.target_camera.resized(size),
         pairs=pairs,
     )

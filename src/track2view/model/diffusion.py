@@ -287,7 +287,7 @@ def plan_windows(frames: int, settings: DiffusionSettings) -> list[range]:
     """
     windows = [range(min(frames, settings.window))]
     while (stop := windows[-1].stop) < frames:
-        start = max(stop - settings.overlap, 0)
+        start = stop - settings.overlap
         if start + settings.window >= frames:
             shared = stop - (frames - settings.window)
             start = stop - (1 + FRAME_STRIDE * ((shared - 1) // FRAME_STRIDE))

@@ -24,6 +24,7 @@ LINK_DRIFT = 0.03
 LINK_FRAMES = 24
 MIN_SHARED = 3
 LINK_BATCH = 5000
+SAMPLED_MEMBERS = 30
 MIN_GROUP = 4
 MIN_GROUND = 8
 MAX_GROUND = 200
@@ -99,14 +100,7 @@ def group(tracks: ImageTracks) -> Int64[np.ndarray, "N"]:
         first.append(alive[row])
         second.append(alive[other[row, column + 1]])
     a, b = np.concatenate(first), np.concatenate(second)
-    linked = np.zeros(len(a), bool)
-    for begin in range(0, len(a), LINK_BATCH):
-        piece = slice(begin, begin + LINK_BATCH)
-        both = tracks.visible[:, a[piece]] & tracks.visible[:, b[piece]]
-        gap = np.where(both[..., None], tracks.points[:, a[piece]] - tracks.points[:, b[piece]], np.nan)
-        with np.errstate(invalid="ignore"):
-            drift = np.linalg.norm(np.nanmax(gap, axis=0, initial=-9.0) - np.nanmin(gap, axis=0, initial=9.0), axis=-1)
-        linked[piece] = drift < LINK_DRIFT * np.minimum(both.sum(0) / LINK_FRAMES, 1.0)
+    linked = _go_together(tracks, a, b)
     links = coo_array((np.ones(linked.sum(), np.float32), (a[linked], b[linked])), shape=(count, count)).tocsr()
     links = ((links + links.T) > 0).astype(np.float32)
     shared = links.multiply(links @ links)
@@ -114,7 +108,46 @@ def group(tracks: ImageTracks) -> Int64[np.ndarray, "N"]:
     shared.eliminate_zeros()
     _, label = connected_components(shared, directed=False)
     sizes = np.bincount(label, minlength=1)
-    return np.where(sizes[label] >= MIN_GROUP, label, -1).astype(np.int64)
+    return _rejoined(tracks, np.where(sizes[label] >= MIN_GROUP, label, -1).astype(np.int64))
+
+
+def _go_together(tracks: ImageTracks, a: Int64[np.ndarray, "L"], b: Int64[np.ndarray, "L"]) -> Bool[np.ndarray, "L"]:
+    """Whether two tracks hold their distance in the image while both are seen; less drift is allowed in less time."""
+    together = np.zeros(len(a), bool)
+    for begin in range(0, len(a), LINK_BATCH):
+        piece = slice(begin, begin + LINK_BATCH)
+        both = tracks.visible[:, a[piece]] & tracks.visible[:, b[piece]]
+        gap = np.where(both[..., None], tracks.points[:, a[piece]] - tracks.points[:, b[piece]], np.nan)
+        with np.errstate(invalid="ignore"):
+            drift = np.linalg.norm(np.nanmax(gap, axis=0, initial=-9.0) - np.nanmin(gap, axis=0, initial=9.0), axis=-1)
+        together[piece] = drift < LINK_DRIFT * np.minimum(both.sum(0) / LINK_FRAMES, 1.0)
+    return together
+
+
+def _rejoined(tracks: ImageTracks, label: Int64[np.ndarray, "N"]) -> Int64[np.ndarray, "N"]:
+    """Splinters put back: a group most of whose tracks go together with a larger one beside them is a part of it.
+
+    Tracks that start at one place in several frames are each other's nearest neighbours, and can shut themselves off.
+    """
+    label = label.copy()
+    for each in sorted(np.unique(label[label >= 0]), key=lambda group: -(label == group).sum()):
+        members = np.flatnonzero(label == each)
+        sizes = np.bincount(label[label >= 0], minlength=label.max() + 1)
+        larger = (label >= 0) & (sizes[label] > len(members))
+        votes = []
+        for member in members[np.linspace(0, len(members) - 1, min(SAMPLED_MEMBERS, len(members))).astype(int)]:
+            seen = np.flatnonzero(tracks.visible[:, member])
+            frame = seen[len(seen) // 2]
+            others = np.flatnonzero(larger & tracks.visible[frame])
+            apart = np.linalg.norm(tracks.points[frame, others] - tracks.points[frame, member], axis=-1)
+            near = others[np.argsort(apart)[:NEIGHBOURS]]
+            near = near[np.sort(apart)[:NEIGHBOURS] < LINK_DISTANCE]
+            with_it = near[_go_together(tracks, np.full(len(near), member), near)]
+            votes.append(label[with_it[0]] if 2 * len(with_it) > len(near) else -1)
+        joined, count = np.unique(votes, return_counts=True)
+        if joined[count.argmax()] >= 0 and 2 * count.max() > len(votes):
+            label[members] = joined[count.argmax()]
+    return label
 
 
 def place(moving: ImageTracks, label: Int64[np.ndarray, "N"], ground: list[Ground], view: View) -> Placed:
