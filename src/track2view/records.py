@@ -279,15 +279,12 @@ class ViewTracks:
         """Project tracks into a camera; validity here is geometry alone, not visibility."""
         if len(camera) != tracks.xyz_world.shape[0]:
             raise UserError(f"the camera path has {len(camera)} frames, the tracks have {tracks.xyz_world.shape[0]}")
-        height, width = camera.size
-        uv, depth = torch.empty(*tracks.visible.shape, 2), torch.empty(tracks.visible.shape)
-        valid = torch.empty(tracks.visible.shape, dtype=torch.bool)
-        for frame, (pose, intrinsics) in enumerate(zip(camera.camera_from_world, camera.intrinsics, strict=True)):
-            pixels, exact_depth = project(tracks.xyz_world[frame].double(), pose, intrinsics)
-            finite = pixels.isfinite().all(-1) & exact_depth.isfinite()
-            uv[frame], depth[frame] = pixels / torch.tensor([width, height], dtype=torch.float64), exact_depth
-            valid[frame] = finite & (exact_depth > 1e-9) & inside(pixels, camera.size)
-        return ViewTracks(uv=uv, depth=depth, valid=valid)
+        device = tracks.xyz_world.device
+        pixels, depth = project(tracks.xyz_world.double(), camera.camera_from_world.to(device), camera.intrinsics.to(device))
+        finite = pixels.isfinite().all(-1) & depth.isfinite()
+        valid = finite & (depth > 1e-9) & inside(pixels, camera.size)
+        size = torch.tensor([camera.size[1], camera.size[0]], dtype=torch.float64, device=device)
+        return ViewTracks(uv=(pixels / size).float(), depth=depth.float(), valid=valid)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

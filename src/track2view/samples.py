@@ -32,8 +32,9 @@ class SampleRecord:
         caption: what is there; empty if nobody knows.
         frames, size, fps: of both clips.
         tracks: how many.
-        alive: share of tracks that the source sees at its last frame and that are still followed at the shared frame 0.
-        overlap: share of source entries that the target's camera sees too.
+        alive: share of tracks that the source sees at its last frame and that live on both sides of the shared frame 0.
+        overlap: share of source entries that lie in the target's picture.
+        agreement: share of points that both views see at one time and whose rays meet.
         source_sha256, target_sha256, cameras_sha256: of the dataset's files.
         tracker, settings, version: what made the tracks.
     """
@@ -50,6 +51,7 @@ class SampleRecord:
     tracks: int
     alive: float
     overlap: float
+    agreement: float
     source_sha256: str
     target_sha256: str
     cameras_sha256: str
@@ -86,7 +88,7 @@ class Sample:
         """Write ``root/name``; the folder appears only when it is whole."""
         folder = root / self.record.name
         folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=".", suffix=".partial", dir=folder.parent))
+        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=".partial", dir=folder.parent))
         try:
             shutil.copyfile(self.source_file, partial / "source.mp4")
             shutil.copyfile(self.target_file, partial / "target.mp4")
@@ -140,7 +142,7 @@ SCHEMA = pyarrow.schema(
     [
         *((name, pyarrow.string()) for name in ("name", "split", "scene", "source_name", "target_name", "caption")),
         *((name, pyarrow.int32()) for name in ("frames", "height", "width", "tracks")),
-        *((name, pyarrow.float64()) for name in ("fps", "alive", "overlap")),
+        *((name, pyarrow.float64()) for name in ("fps", "alive", "overlap", "agreement")),
         *((name, pyarrow.string()) for name in ("source_sha256", "target_sha256", "cameras_sha256", "tracker", "settings", "version")),
     ]
 )

@@ -1,6 +1,5 @@
 """The command line: typed commands, no logic. ``track2view render | track | cameras | model | scenes | curate``."""
 
-import errno
 import sys
 from typing import Annotated
 
@@ -10,9 +9,7 @@ from track2view.cli.cameras import Cameras
 from track2view.cli.model import Model
 from track2view.cli.render import Render, Track
 from track2view.cli.scenes import Curate, Scenes
-from track2view.errors import UserError
-
-DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+from track2view.errors import DISK_FULL, UserError
 
 Command = (
     Annotated[Render, tyro.conf.subcommand("render")]

@@ -27,6 +27,8 @@ class MakeScenes:
     """Height and width."""
     static: bool = False
     """Nothing moves but the cameras."""
+    depth: bool = False
+    """Write exact depth and object ids of every pixel too."""
     workers: int = 1
     """Processes."""
 
@@ -39,7 +41,14 @@ class MakeScenes:
                 raise UserError(f"--{name}: expected a positive number, got {getattr(self, name)}")
         indices = range(self.first, self.first + self.count)
         made = export_scenes(
-            self.out, self.split, indices, frames=self.frames, size=self.size, dynamic=not self.static, workers=self.workers
+            self.out,
+            self.split,
+            indices,
+            frames=self.frames,
+            size=self.size,
+            dynamic=not self.static,
+            depth=self.depth,
+            workers=self.workers,
         )
         print(*made, sep="\n")
 
@@ -81,7 +90,7 @@ class RunCuration:
     """Make samples of paired tracks from videos in MultiCamVideo's layout; a second run goes on where the first was stopped."""
 
     data: tyro.conf.Positional[Path]
-    """Folder that holds scenes."""
+    """Folder that holds scenes, or archives of scenes (tar, zip)."""
     out: tyro.conf.Positional[Path]
     """Folder for samples/, rejected/ and manifest.parquet."""
     per_scene: int = 1
@@ -92,12 +101,28 @@ class RunCuration:
     """Processes."""
     size: int | None = None
     """Track at this short side; videos are kept as they are."""
+    tracker: str = "sfm"
+    """Which; `track2view tracker list` names them."""
+    ray: str | None = None
+    """Address of a running Ray cluster to work on instead ("auto": this machine's)."""
 
     def run(self) -> None:
         """Curate, and count."""
         from track2view.curate import curate
 
-        counts = curate(self.data, self.out, per_scene=self.per_scene, seed=self.seed, workers=self.workers, short_side=self.size)
+        for name in ("per_scene", "workers"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')}: expected a positive number, got {getattr(self, name)}")
+        counts = curate(
+            self.data,
+            self.out,
+            per_scene=self.per_scene,
+            seed=self.seed,
+            workers=self.workers,
+            short_side=self.size,
+            tracker=self.tracker,
+            ray_address=self.ray,
+        )
         for name, count in sorted(counts.items(), key=lambda each: (each[0] != "samples", each[0])):
             print(f"{count:6} {name}")
 

@@ -16,8 +16,8 @@ from jaxtyping import UInt8
 from track2view.cameras import write_multicam
 from track2view.errors import UserError
 from track2view.pairing import pair_by_projection
-from track2view.records import PairedTracks, Size
-from track2view.scenes import focal_of, make_rig, make_world, render_view, split_seed, track_points
+from track2view.records import CameraPath, PairedTracks, Size
+from track2view.scenes import World, focal_of, make_rig, make_varied_world, render_view, see_points, split_seed, track_points
 from track2view.scenes.rig import FPS, Split
 from track2view.trackers import Queries
 from track2view.video import VideoWriter, read_clip
@@ -26,6 +26,7 @@ FORMAT = "track2view.scene/1"
 APERTURES = {18: "10", 24: "5", 35: "2.4", 50: "2.4"}
 SHEET_FRAMES = (0.0, 0.5, 1.0)
 SHEET_WIDTH = 240
+TRUE_GRID = 24
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,10 +63,24 @@ class SceneRecord:
             raise UserError(f"{path}: not a scene that `track2view scenes make` wrote ({error})") from None
 
 
-def export_scene(root: Path, split: Split, index: int, *, frames: int, size: Size, dynamic: bool = True) -> Path:
-    """Render a scene through its ten cameras: ``root/split/f24_aperture5/sceneN/{videos,cameras}`` and ``scene.json``.
+def export_scene(
+    root: Path,
+    split: Split,
+    index: int,
+    *,
+    frames: int,
+    size: Size,
+    dynamic: bool = True,
+    depth: bool = False,
+    cameras: tuple[str, ...] | None = None,
+) -> Path:
+    """Render a scene through its ten cameras: ``root/split/f24_aperture5/sceneN/{videos,cameras,truth}`` and ``scene.json``.
 
     The folder appears only when it is whole; one that is there already is left as it is.
+
+    Args:
+        depth: write exact depth and object ids of every pixel too (some 100 MB a camera at 480p).
+        cameras: only these.
 
     Returns:
         The scene's folder.
@@ -75,15 +90,16 @@ def export_scene(root: Path, split: Split, index: int, *, frames: int, size: Siz
     folder = root / split / f"f{millimetres}_aperture{APERTURES[millimetres]}" / f"scene{index}"
     if folder.exists():
         return folder
-    world, rig = make_world(seed, frames=frames, dynamic=dynamic), make_rig(seed, frames=frames, size=size)
+    world, rig = make_varied_world(seed, frames=frames, dynamic=dynamic), make_rig(seed, frames=frames, size=size)
+    rig = {name: camera for name, camera in rig.items() if cameras is None or name in cameras}
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".scene{index}-", suffix=".partial", dir=folder.parent))
     try:
+        (partial / "truth").mkdir()
         for name, camera in rig.items():
-            with VideoWriter(partial / "videos" / f"{name}.mp4", Fraction(FPS)) as video:
-                for frame in range(frames):
-                    video.add(np.ascontiguousarray(render_view(world, camera, frame).colour.permute(1, 2, 0).numpy()))
+            _export_view(world, camera, partial / "videos" / f"{name}.mp4", partial / "truth" / f"{name}.npz" if depth else None)
         write_multicam(rig, partial / "cameras" / "camera_extrinsics.json")
+        _export_tracks(world, rig, partial / "truth" / "tracks.npz")
         record = SceneRecord(seed=seed, split=split, index=index, caption=world.caption, frames=frames, size=size, dynamic=dynamic)
         (partial / "scene.json").write_text(json.dumps({"format": FORMAT, **asdict(record)}, indent=2))
         partial.chmod(0o755)
@@ -91,6 +107,41 @@ def export_scene(root: Path, split: Split, index: int, *, frames: int, size: Siz
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return folder
+
+
+def _export_view(world: World, camera: CameraPath, path: Path, truth: Path | None) -> None:
+    depths, solids = [], []
+    with VideoWriter(path, Fraction(FPS)) as video:
+        for frame in range(len(camera)):
+            view = render_view(world, camera, frame)
+            video.add(np.ascontiguousarray(view.colour.permute(1, 2, 0).numpy()))
+            if truth is not None:
+                depths.append(view.depth.numpy())
+                solids.append(view.solid.numpy().astype(np.uint8))
+    if truth is not None:
+        np.savez_compressed(truth, depth=np.stack(depths), solid=np.stack(solids))
+
+
+def _export_tracks(world: World, rig: dict[str, CameraPath], path: Path) -> None:
+    """Tracks of a grid of points at the shared frame 0, and at each camera's last frame, and which camera sees them when."""
+    frames = world.frames
+    queries = [(name, Queries.grid([frames - 1], TRUE_GRID, TRUE_GRID)) for name in rig]
+    queries.insert(0, (next(iter(rig)), Queries.grid([0], TRUE_GRID, TRUE_GRID)))
+    made = []
+    for name, query in queries:
+        size = torch.tensor([rig[name].size[1], rig[name].size[0]], dtype=torch.float64)
+        made.append(track_points(world, rig[name], query.frame, query.uv.double() * size))
+    xyz = torch.cat([each.xyz_world for each in made], dim=1)
+    visible = [see_points(world, camera, list(range(frames)), xyz.double()) for camera in rig.values()]
+    np.savez_compressed(
+        path,
+        cameras=np.array(list(rig)),
+        query_camera=np.repeat([name for name, _ in queries], TRUE_GRID**2),
+        query_frame=torch.cat([each.query_frame for each in made]).numpy(),
+        moving=torch.cat([each.moving for each in made if each.moving is not None]).numpy(),
+        xyz_world=xyz.numpy(),
+        visible=torch.stack(visible).numpy(),
+    )
 
 
 def find_scenes(root: Path) -> list[Path]:
@@ -108,7 +159,7 @@ def find_scenes(root: Path) -> list[Path]:
 def true_pairs(folder: Path, source: str, target: str, queries: Queries) -> PairedTracks:
     """Exact paired tracks of two cameras of one of our scenes; ``queries`` are points of the source's frames."""
     record = SceneRecord.load(folder)
-    world = make_world(record.seed, frames=record.frames, dynamic=record.dynamic)
+    world = make_varied_world(record.seed, frames=record.frames, dynamic=record.dynamic)
     rig = make_rig(record.seed, frames=record.frames, size=record.size)
     pixels = queries.uv.double() * torch.tensor([record.size[1], record.size[0]], dtype=torch.float64)
     return pair_by_projection(track_points(world, rig[source], queries.frame, pixels), rig[source], rig[target])

@@ -13,6 +13,7 @@ import numpy as np
 
 from track2view.cameras import read_camera
 from track2view.curate.export import SceneRecord
+from track2view.curate.synchronise import synchronise
 from track2view.errors import UserError
 from track2view.pairing import join_cameras, join_views, pair_by_tracking
 from track2view.records import CameraPath, Clip, PairedTracks
@@ -31,7 +32,12 @@ Reason = Literal[
     "not trackable",
     "tracks lost at the seam",
     "cameras do not match",
+    "views do not meet",
     "too little overlap",
+    "truncated archive",
+    "disk full",
+    "worker died",
+    "failed",
 ]
 
 GRID = 24
@@ -41,6 +47,8 @@ DUPLICATE_LEVELS = 1.0
 MIN_ALIVE = 0.3
 MIN_OVERLAP = 0.2
 MAX_MOVING = 0.5
+MIN_AGREEMENT = 0.5
+LIBRARIES = ("torch", "numpy", "opencv-contrib-python-headless")
 
 
 class Rejected(Exception):  # noqa: N818
@@ -85,6 +93,24 @@ class Views:
     target_camera: CameraPath
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tracked:
+    """Paired tracks, and what they say of themselves.
+
+    Attributes:
+        moving: share of tracks that no still point explains: large if the cameras are not the videos' own.
+        agreement: share of points seen by both views at one time whose rays meet.
+        alive: share of tracks that the source's last frame shows and that live on both sides of the seam.
+        overlap: share of source entries that lie in the target.
+    """
+
+    pairs: PairedTracks
+    moving: float
+    agreement: float
+    alive: float
+    overlap: float
+
+
 def curate_pair(pair: PairOfViews, tracker: Tracker, short_side: int | None = None) -> Sample:
     """All stages.
 
@@ -96,9 +122,9 @@ def curate_pair(pair: PairOfViews, tracker: Tracker, short_side: int | None = No
     """
     views = read_views(pair, short_side)
     check_views(views)
-    pairs, moving = track_views(views, tracker)
-    alive, overlap = check_tracks(pairs, moving)
-    return _sample(pair, views, pairs, tracker, alive=alive, overlap=overlap, short_side=short_side)
+    tracked = track_views(views, tracker)
+    check_tracks(tracked)
+    return _sample(pair, views, tracked, tracker, short_side)
 
 
 def read_views(pair: PairOfViews, short_side: int | None = None) -> Views:
@@ -134,43 +160,50 @@ def check_views(views: Views) -> None:
         raise Rejected("duplicate views", f"the last frames differ by {apart:.2f} levels")
 
 
-def track_views(views: Views, tracker: Tracker) -> tuple[PairedTracks, float]:
-    """Paired tracks, and the share of them that no still point explains: large if the cameras are not the videos' own."""
+def track_views(views: Views, tracker: Tracker) -> Tracked:
+    """Track through the joined clip, make its halves one world, and cut."""
     joined, camera = join_views(views.source, views.target), join_cameras(views.source_camera, views.target_camera)
     queries = Queries.grid([0, len(views.source) - 1], GRID, GRID)
     try:
         tracking = tracker.track(joined, queries, camera)
     except UserError as error:
         raise Rejected("not trackable", str(error)) from None
-    return pair_by_tracking(tracking.tracks, camera), tracking.report.share_moving
-
-
-def check_tracks(pairs: PairedTracks, moving: float) -> tuple[float, float]:
-    """Shares of tracks alive across the seam, and of source entries that the target sees; refused where low."""
-    if moving > MAX_MOVING:
-        raise Rejected("cameras do not match", f"{moving:.0%} of tracks agree with no still point: another convention, or all moves")
+    synchronised = synchronise(tracking.tracks, camera)
+    pairs = pair_by_tracking(synchronised.tracks, camera)
     seen = pairs.source.valid
-    begun = seen[-1]
-    alive = float((seen[0] & begun).sum() / begun.sum().clamp(min=1))
-    overlap = float((pairs.target.valid & seen).sum() / seen.sum().clamp(min=1))
-    if alive < MIN_ALIVE:
-        raise Rejected("tracks lost at the seam", f"{alive:.0%} of those the source's last frame shows live at frame 0")
-    if overlap < MIN_OVERLAP:
-        raise Rejected("too little overlap", f"{overlap:.0%} of what the source sees lies in the target")
-    return alive, overlap
+    both_sides = seen[0] & pairs.target.valid[0]
+    return Tracked(
+        pairs=pairs,
+        moving=tracking.report.share_moving,
+        agreement=synchronised.agreement,
+        alive=float((both_sides & seen[-1]).sum() / seen[-1].sum().clamp(min=1)),
+        overlap=float((pairs.target.valid & seen).sum() / seen.sum().clamp(min=1)),
+    )
+
+
+def check_tracks(tracked: Tracked) -> None:
+    """What the tracks tell: cameras of other videos, or in another convention; views that are not of one world; too little to learn."""
+    if tracked.moving > MAX_MOVING:
+        detail = f"{tracked.moving:.0%} of tracks agree with no still point: another convention, or all moves"
+        raise Rejected("cameras do not match", detail)
+    if tracked.agreement < MIN_AGREEMENT:
+        raise Rejected("views do not meet", f"{tracked.agreement:.0%} of points that both views see lie on rays that meet")
+    if tracked.alive < MIN_ALIVE:
+        raise Rejected("tracks lost at the seam", f"{tracked.alive:.0%} of those the source's last frame shows live at frame 0")
+    if tracked.overlap < MIN_OVERLAP:
+        raise Rejected("too little overlap", f"{tracked.overlap:.0%} of what the source sees lies in the target")
 
 
 def _apart(one: Clip, other: Clip, first: int, second: int) -> float:
     return float(np.abs(one.image(first % len(one)).astype(np.float32) - other.image(second % len(other))).mean())
 
 
-def _sample(
-    pair: PairOfViews, views: Views, pairs: PairedTracks, tracker: Tracker, *, alive: float, overlap: float, short_side: int | None
-) -> Sample:
+def _sample(pair: PairOfViews, views: Views, tracked: Tracked, tracker: Tracker, short_side: int | None) -> Sample:
     own, size = (pair.scene / "scene.json").exists(), probe(pair.video(pair.source)).size
+    settings = {"grid": GRID, "frames": [0, len(views.source) - 1], "short_side": short_side}
     record = SampleRecord(
         name=pair.name,
-        split=pair.scene.relative_to(pair.root).parts[0],
+        split=pair.scene.parts[-3],
         scene=str(pair.scene.relative_to(pair.root)),
         source_name=pair.source,
         target_name=pair.target,
@@ -178,14 +211,15 @@ def _sample(
         frames=len(views.source),
         size=size,
         fps=float(views.source.fps),
-        tracks=pairs.confidence.shape[1],
-        alive=round(alive, 4),
-        overlap=round(overlap, 4),
+        tracks=tracked.pairs.confidence.shape[1],
+        alive=round(tracked.alive, 4),
+        overlap=round(tracked.overlap, 4),
+        agreement=round(tracked.agreement, 4),
         source_sha256=file_sha256(pair.video(pair.source)),
         target_sha256=file_sha256(pair.video(pair.target)),
         cameras_sha256=file_sha256(pair.cameras),
         tracker=tracker.name,
-        settings=json.dumps({"grid": GRID, "frames": [0, len(views.source) - 1], "short_side": short_side}, sort_keys=True),
+        settings=json.dumps({**settings, "libraries": {name: version(name) for name in LIBRARIES}}, sort_keys=True),
         version=version("track2view"),
     )
     return Sample(
@@ -194,5 +228,5 @@ def _sample(
         target_file=pair.video(pair.target),
         source_camera=views.source_camera.resized(size),
         target_camera=views.target_camera.resized(size),
-        pairs=pairs,
+        pairs=tracked.pairs,
     )

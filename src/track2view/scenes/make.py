@@ -1,4 +1,4 @@
-"""Random worlds and camera paths by seed."""
+"""The plain worlds and camera paths of tests and benchmarks, by seed; training's own are in ``vary.py``."""
 
 import math
 
@@ -11,26 +11,17 @@ from torch import Tensor
 from track2view.errors import UserError
 from track2view.geometry import look_at, rigid, rotation_about
 from track2view.records import CameraPath, Size
-from track2view.scenes.world import Shape, Solid, Texture, World
+from track2view.scenes.build import COLOURS, SHAPE_NAMES, SHAPES, free_spot, noise_lattice, open_ground, painted, room
+from track2view.scenes.world import Light, Solid, World
 
 CAMERA_KINDS = ("arc", "dolly", "handheld", "pan", "tripod")
-COLOURS = {
-    "red": (0.72, 0.22, 0.18),
-    "orange": (0.80, 0.48, 0.16),
-    "yellow": (0.78, 0.70, 0.25),
-    "green": (0.25, 0.55, 0.28),
-    "blue": (0.22, 0.36, 0.70),
-    "violet": (0.48, 0.28, 0.60),
-    "white": (0.78, 0.78, 0.76),
-    "grey": (0.45, 0.46, 0.48),
-}
-SHAPE_NAMES: dict[Shape, str] = {"box": "box", "ellipsoid": "ball", "cylinder": "column"}
-LATTICE = 48
 DOWN = torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64)
 
 
 def make_world(seed: int, *, frames: int, dynamic: bool, solids: int = 7) -> World:
-    """A world by seed: even seeds are rooms, odd ones are open ground under a sky.
+    """A world by seed, in light without shadows: even seeds are rooms, odd ones are open ground under a sky.
+
+    What a seed gives stays as it is, so that measurements stay comparable.
 
     Args:
         frames: how long it is alive.
@@ -38,22 +29,27 @@ def make_world(seed: int, *, frames: int, dynamic: bool, solids: int = 7) -> Wor
         solids: how many stand on the ground.
     """
     random = np.random.default_rng([seed, 1])
-    noise = _lattice(random)
+    noise = noise_lattice(random)
     indoor = seed % 2 == 0
-    still = torch.eye(4, dtype=torch.float64).expand(frames, 4, 4)
-    around = [_enclosure(random, noise, still)] if indoor else _outdoors(random, noise, still)
+    if indoor:
+        half = (random.uniform(5.0, 7.0), 2.2, random.uniform(7.0, 9.0))
+        around = room(half, painted(random, noise, (0.52, 0.47, 0.42), 2.2), frames)
+    else:
+        sky = painted(random, noise, (0.55, 0.66, 0.80), 0.25)
+        around = open_ground(sky, painted(random, noise, (0.42, 0.42, 0.32), 2.2), frames)
     moving = max(2, solids // 3) if dynamic else 0
     placed: list[tuple[float, float, float]] = []
     standing: list[Solid] = []
     phrases: list[str] = []
     for index in range(solids):
         colour = str(random.choice(list(COLOURS)))
-        shape: Shape = ("box", "ellipsoid", "cylinder")[int(random.integers(3))]
-        x, z, radius = _place(random, placed, near=index < moving)
+        shape = SHAPES[int(random.integers(3))]
+        depths = (-2.0, -0.6) if index < moving else (-0.8, 4.0)  # what moves passes before the rest
+        x, z, radius = free_spot(random, placed, (-2.8, 2.8), depths, (0.35, 0.6))
         half = np.array([radius, random.uniform(0.45, 1.1), radius * random.uniform(0.7, 1.0)])
         motion = ("sliding", "bouncing", "crossing")[index % 3] if index < moving else "still"
         poses = _poses(random, motion, frames, x, z, float(half[1]))
-        texture = _texture(random, noise, COLOURS[colour], float(random.uniform(3.0, 5.0)))
+        texture = painted(random, noise, COLOURS[colour], float(random.uniform(3.0, 5.0)))
         standing.append(
             Solid(
                 name=f"{colour} {SHAPE_NAMES[shape]}",
@@ -66,7 +62,7 @@ def make_world(seed: int, *, frames: int, dynamic: bool, solids: int = 7) -> Wor
         phrases.append(f"a {colour} {SHAPE_NAMES[shape]}" + ("" if motion == "still" else f" {motion}"))
     light = torch.nn.functional.normalize(torch.tensor([random.uniform(-0.7, 0.7), -1.0, random.uniform(-0.9, -0.3)]), dim=0)
     caption = f"{'a room' if indoor else 'open ground under the sky'} with {', '.join(phrases)}"
-    return World(solids=(*around, *standing), to_light=light.float(), caption=caption)
+    return World(solids=(*around, *standing), light=Light(direction=light.double()), caption=caption)
 
 
 def make_camera(kind: str, seed: int, *, frames: int, size: Size, fps: float = 30.0) -> CameraPath:
@@ -97,51 +93,6 @@ def make_camera(kind: str, seed: int, *, frames: int, size: Size, fps: float = 3
     focal = 0.5 * size[1] / math.tan(math.radians(random.uniform(48.0, 64.0)) / 2)
     intrinsics = torch.tensor([[focal, 0.0, size[1] / 2], [0.0, focal, size[0] / 2], [0.0, 0.0, 1.0]], dtype=torch.float64)
     return CameraPath(world_from_camera=poses, intrinsics=intrinsics.repeat(frames, 1, 1), size=size, unit="metre", fps=fps)
-
-
-def _lattice(random: np.random.Generator) -> Tensor:
-    lattice = torch.from_numpy(random.uniform(-1.0, 1.0, (3, LATTICE, LATTICE, LATTICE)).astype(np.float32))
-    return torch.nn.functional.pad(lattice[None], (0, 1, 0, 1, 0, 1), mode="circular")[0]
-
-
-def _texture(random: np.random.Generator, noise: Tensor, colour: tuple[float, ...], cells_per_metre: float) -> Texture:
-    deviation = random.uniform(-1.0, 1.0, (3, 3)) * 0.09 + np.ones((3, 1)) * random.uniform(0.15, 0.3, (3, 1))
-    palette = np.concatenate([[colour], deviation]).astype(np.float32)
-    offset = torch.from_numpy(random.uniform(0.0, LATTICE, 3).astype(np.float32))
-    return Texture(noise=noise, palette=torch.from_numpy(palette), cells_per_metre=cells_per_metre, offset=offset)
-
-
-def _enclosure(random: np.random.Generator, noise: Tensor, still: Tensor) -> Solid:
-    pose = still.clone()
-    half = torch.tensor([random.uniform(5.0, 7.0), 2.2, random.uniform(7.0, 9.0)], dtype=torch.float64)
-    pose[:, 1, 3] = -half[1]
-    texture = _texture(random, noise, (0.52, 0.47, 0.42), 2.2)
-    return Solid(name="room", shape="box", half_extent=half, world_from_solid=pose, texture=texture)
-
-
-def _outdoors(random: np.random.Generator, noise: Tensor, still: Tensor) -> list[Solid]:
-    radius = torch.full((3,), 30.0, dtype=torch.float64)
-    sky = _texture(random, noise, (0.55, 0.66, 0.80), 0.25)
-    ground_pose = still.clone()
-    ground_pose[:, 1, 3] = 0.5
-    half = torch.tensor([40.0, 0.5, 40.0], dtype=torch.float64)
-    ground = _texture(random, noise, (0.42, 0.42, 0.32), 2.2)
-    return [
-        Solid(name="sky", shape="ellipsoid", half_extent=radius, world_from_solid=still, texture=sky),
-        Solid(name="ground", shape="box", half_extent=half, world_from_solid=ground_pose, texture=ground),
-    ]
-
-
-def _place(random: np.random.Generator, placed: list[tuple[float, float, float]], *, near: bool) -> tuple[float, float, float]:
-    """A free spot (x, z, radius); moving solids stand in the front half, so that they pass before the others."""
-    for _ in range(200):
-        x = random.uniform(-2.8, 2.8)
-        z = random.uniform(-2.0, -0.6) if near else random.uniform(-0.8, 4.0)
-        radius = random.uniform(0.35, 0.6)
-        if all(math.hypot(x - a, z - b) > radius + r + 0.15 for a, b, r in placed):
-            break
-    placed.append((x, z, radius))
-    return x, z, radius
 
 
 def _poses(random: np.random.Generator, motion: str, frames: int, x: float, z: float, half_height: float) -> Float64[Tensor, "T 4 4"]:

@@ -76,7 +76,7 @@ def _motion(random: np.random.Generator, kind: Trajectory, frames: int, distance
         axis, most = ("y", 20.0) if random.random() < 0.5 else ("x", 10.0)
         return rigid(rotation_about(axis, sign * random.uniform(0.4, 1.0) * most * progress), still)
     if kind == "dolly":
-        direction = torch.from_numpy(np.array([(0.0, 0.0, 1.0), (1.0, 0.0, 0.0), (0.0, 0.6, 0.0)])[int(random.integers(3))])
+        direction = torch.from_numpy(np.array([(0.0, 0.0, 1.0), (1.0, 0.0, 0.0), (0.0, 0.35, 0.0)])[int(random.integers(3))])
         way = sign * random.uniform(0.15, 0.35) * distance * progress[:, None] * direction
         return rigid(torch.eye(3, dtype=torch.float64).expand(frames, 3, 3), way)
     if kind == "arc":

@@ -3,4 +3,6 @@
 from track2view.trackers.protocol import Queries, Tracker, Tracking, TrackingReport
 from track2view.trackers.sfm import SfmTracker
 
-__all__ = ["Queries", "SfmTracker", "Tracker", "Tracking", "TrackingReport"]
+TRACKERS = {"sfm": SfmTracker}
+
+__all__ = ["TRACKERS", "Queries", "SfmTracker", "Tracker", "Tracking", "TrackingReport"]

@@ -134,10 +134,10 @@ def _refresh(
     if not len(alive):
         return
     image, guess = flow.grey[frames[here]], points[here, alive]
-    matched, good = _match(flow.grey[frames[sure]], image, points[sure, alive], guess, since_sure[alive])
+    matched, good = match(flow.grey[frames[sure]], image, points[sure, alive], guess, since_sure[alive])
     if sure != query:
         better = np.where(good[:, None], matched, guess)
-        to_query, alike = _match(flow.grey[frames[query]], image, points[query, alive], better, since_query[alive])
+        to_query, alike = match(flow.grey[frames[query]], image, points[query, alive], better, since_query[alive])
         matched = np.where(alike[:, None], to_query, matched)
         good |= alike
     lost = alive[~good]
@@ -150,7 +150,7 @@ def _refresh(
             visible[row, lost] = False
 
 
-def _match(
+def match(
     template: UInt8[np.ndarray, "H W"],
     image: UInt8[np.ndarray, "H W"],
     at: Float32[np.ndarray, "n 2"],

@@ -11,6 +11,7 @@ from track2view.errors import UserError
 from track2view.geometry import project, rigid, unproject
 from track2view.progress import progress
 from track2view.records import CameraPath, Clip, TrackSet, horizontal_fov, scale_of
+from track2view.trackers.again import seen_again
 from track2view.trackers.bundle import BundleState, Observations, canonical_pixels, residuals, triangulate, world_directions
 from track2view.trackers.flow import NeighbourFlow, follow, neighbour_flow, shot_changes
 from track2view.trackers.motion import STATIC_PIXELS, CameraMotion, estimate
@@ -85,6 +86,8 @@ class SfmTracker:
         if _typical_parallax(support) < LOW_PARALLAX_DEGREES:
             wanted, support = _flattened(wanted, camera), _flattened(support, camera)
         xyz = _positions(wanted, support, camera)
+        start = queries.uv.numpy() * np.array([flow.size[1], flow.size[0]], np.float32)
+        wanted = replace(wanted, visible=seen_again(flow, camera.resized(flow.size), wanted.query_frame, start, xyz, wanted.visible))
         confidence = _confidence(wanted)
         tracks = TrackSet(
             xyz_world=torch.from_numpy(xyz),
