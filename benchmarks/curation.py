@@ -86,7 +86,7 @@ def compared(found: PairedTracks, truth: PairedTracks) -> dict:
     """Distances in pixels of entries that both call valid, and how many continuously visible tracks reach the target's frame 0.
 
     A track is continuously visible if truth sees it at every frame of the source, so at the shared frame too; it is alive across
-    the seam if the tracker still sees it at the shared frame. Both count tracks that begin at the source's last frame.
+    the seam if the pair still has it on both sides. Both count tracks that begin at the source's last frame.
     """
     scale = torch.tensor([SIZE[1], SIZE[0]])
     row: dict = {}
@@ -96,7 +96,7 @@ def compared(found: PairedTracks, truth: PairedTracks) -> dict:
         row |= {view: float(error.median()), f"far_{view}": int((error > FAR_PIXELS).sum()), f"entries_{view}": len(error)}
     begun = torch.arange(truth.confidence.shape[1]) < GRID * GRID
     continuous = truth.source.valid.all(0) & begun
-    return {**row, "continuous": int(continuous.sum()), "survived": int((continuous & found.source.valid[0]).sum())}
+    return {**row, "continuous": int(continuous.sum()), "survived": int((continuous & found.source.valid[0] & found.target.valid[0]).sum())}
 
 
 if __name__ == "__main__":

@@ -98,7 +98,7 @@ def cluster_of_two() -> Iterator[str]:
 
 
 def test_without_a_cluster_the_error_says_so(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no cluster answers at 127.0.0.1:1"):
+    with pytest.raises(UserError, match=r"no cluster answers at 127\.0\.0\.1:1"):
         curate(data, tmp_path, ray_address="127.0.0.1:1")
 
 

@@ -46,7 +46,9 @@ def test_worlds_look_the_same_on_the_gpu(seed: int) -> None:
     here, there = render_path(world, camera), render_path(world.to("cuda"), camera)
     apart = (here.colour.int() - there.colour.cpu().int()).abs().amax(1)
     assert float((apart <= 2).float().mean()) >= 0.999
-    one, other = (next(iter(stream_pairs("test", range(seed, seed + 1), frames=5, size=(64, 112), device=device))) for device in ("cpu", "cuda"))
+    one, other = (
+        next(iter(stream_pairs("test", range(seed, seed + 1), frames=5, size=(64, 112), device=device))) for device in ("cpu", "cuda")
+    )
     assert torch.allclose(one.tracks.xyz_world, other.tracks.xyz_world.cpu(), atol=1e-3)
     assert float((one.tracks.visible == other.tracks.visible.cpu()).float().mean()) > 0.999
 

@@ -148,11 +148,33 @@ class InspectSample:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EncodeSamples:
+    """Compute latents and text of all samples with a base's VAE and text encoder, to shards; what is there is kept."""
+
+    folder: tyro.conf.Positional[Path]
+    """Folder that `track2view curate run` wrote: samples/ and manifest.parquet."""
+    base: Path
+    """Base in diffusers' Wan layout."""
+    size: int | None = None
+    """Encode at this short side instead of the videos' own."""
+    device: str = "cpu"
+    """Where to compute: cpu, cuda."""
+
+    def run(self) -> None:
+        """Encode them."""
+        from track2view.curate.encode import encode_samples
+
+        print(encode_samples(self.folder, self.base, short_side=self.size, device=self.device))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Curate:
     """Samples of paired tracks."""
 
     do: tyro.conf.OmitSubcommandPrefixes[
-        Annotated[RunCuration, tyro.conf.subcommand("run")] | Annotated[InspectSample, tyro.conf.subcommand("inspect")]
+        Annotated[RunCuration, tyro.conf.subcommand("run")]
+        | Annotated[InspectSample, tyro.conf.subcommand("inspect")]
+        | Annotated[EncodeSamples, tyro.conf.subcommand("encode")]
     ]
 
     def run(self) -> None:

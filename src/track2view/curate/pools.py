@@ -48,20 +48,25 @@ def on_ray(work: Callable[[Item], Result], items: list[Item], address: str) -> I
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"--ray: no cluster answers at {address} ({error}); start one with `ray start --head`") from None
     try:
-        task = ray.remote(work).options(num_cpus=1, max_retries=RAY_RETRIES)
+        task = ray.remote(_call).options(num_cpus=1, max_retries=RAY_RETRIES)
         left, running = iter(items), {}
         most = max(1, int(IN_FLIGHT_PER_CPU * ray.cluster_resources().get("CPU", 1)))
-        running |= {task.remote(item): item for item in islice(left, most)}
+        running |= {task.remote(work, item): item for item in islice(left, most)}
         while running:
             for job in ray.wait(list(running), num_returns=1)[0]:
                 item = running.pop(job)
-                running |= {task.remote(following): following for following in islice(left, 1)}
+                running |= {task.remote(work, following): following for following in islice(left, 1)}
                 try:
                     yield item, ray.get(job)
                 except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError, ray.exceptions.NodeDiedError):
                     yield item, None
     finally:
         ray.shutdown()
+
+
+def _call(work: Callable[[Item], Result], item: Item) -> Result:
+    """Ray takes functions, not objects that can be called."""
+    return work(item)
 
 
 def _until_broken(

@@ -49,6 +49,38 @@ def encoder_parameters(base: Path) -> int:
     return sum(each.numel() for each in encoder.parameters())
 
 
+def load_text_encoder(base: Path, dtype: torch.dtype, device: torch.device | str) -> tuple[PreTrainedTokenizerBase, UMT5EncoderModel]:
+    """A base's tokenizer and text encoder.
+
+    Raises:
+        UserError: a base without them.
+    """
+    encoder_parameters(base)
+    tokenizer = AutoTokenizer.from_pretrained(base / "tokenizer")
+    assert isinstance(tokenizer, PreTrainedTokenizerBase)
+    encoder = UMT5EncoderModel.from_pretrained(base / "text_encoder", dtype=dtype).eval()
+    nn.Module.to(encoder, device)
+    return tokenizer, encoder
+
+
+def fingerprint(folder: Path) -> str:
+    """Tells the weights of a base's part from others' without reading them all: names, sizes, beginnings and ends.
+
+    Raises:
+        UserError: no weights there.
+    """
+    digest = hashlib.sha256()
+    if not (weights := sorted(folder.glob("*.safetensors"))):
+        raise UserError(f"{folder}: no {folder.name.replace('_', ' ')} there (*.safetensors); a base holds one")
+    for path in weights:
+        with path.open("rb") as file:
+            digest.update(f"{path.name} {path.stat().st_size}".encode())
+            digest.update(file.read(HASHED_BYTES))
+            file.seek(-min(HASHED_BYTES, path.stat().st_size), 2)
+            digest.update(file.read())
+    return digest.hexdigest()
+
+
 class PromptCache:
     """Encoder states by prompt, in files; the encoder is loaded only when a prompt is new.
 
@@ -69,10 +101,7 @@ class PromptCache:
         """
         files = [self.folder / f"{self._key(prompt)}.safetensors" for prompt in prompts]
         if missing := [(prompt, file) for prompt, file in zip(prompts, files, strict=True) if not file.exists()]:
-            tokenizer = AutoTokenizer.from_pretrained(self.base / "tokenizer")
-            assert isinstance(tokenizer, PreTrainedTokenizerBase)
-            encoder = UMT5EncoderModel.from_pretrained(self.base / "text_encoder", dtype=self.dtype).eval()
-            nn.Module.to(encoder, device)
+            tokenizer, encoder = load_text_encoder(self.base, self.dtype, device)
             for prompt, file in missing:
                 self.encoder_runs += 1
                 states = encode_prompt(tokenizer, encoder, prompt, "cpu")
@@ -82,15 +111,7 @@ class PromptCache:
 
     def _key(self, prompt: str) -> str:
         digest = hashlib.sha256(f"{MAX_TOKENS} {self.dtype} {prompt_clean(prompt)}".encode())
-        weights = sorted((self.base / "text_encoder").glob("*.safetensors"))
-        if not weights:
-            raise UserError(f"{self.base / 'text_encoder'}: no text encoder there (*.safetensors); a base holds one")
-        for path in weights:
-            with path.open("rb") as file:
-                digest.update(f"{path.name} {path.stat().st_size}".encode())
-                digest.update(file.read(HASHED_BYTES))
-                file.seek(-min(HASHED_BYTES, path.stat().st_size), 2)
-                digest.update(file.read())
+        digest.update(fingerprint(self.base / "text_encoder").encode())
         return digest.hexdigest()[:32]
 
 

@@ -4,16 +4,18 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Float32, Int64, UInt8
 
 from track2view.geometry import project, unproject
 from track2view.records import CameraPath
-from track2view.trackers.flow import NeighbourFlow, match
+from track2view.trackers.flow import NeighbourFlow, match, sample
 
 LOOK_INTERVAL = 4
 AGAIN_PIXELS = 3.0
 MARGIN = 4.0
 ARM = 6.0
+SAME_PATTERN = 0.9
+PATTERN = np.stack(np.meshgrid(np.arange(-6, 7), np.arange(-6, 7)), axis=-1).reshape(-1, 2).astype(np.float32)
 
 
 def seen_again(
@@ -27,7 +29,7 @@ def seen_again(
     """Visibility, with the frames added in which the query's patch is found where the point must be.
 
     Every few frames the patch, stretched as a surface that faced the query's camera would be, is matched at the point's
-    projection. Frames between two in which a point is seen so, or was followed, count too.
+    projection; one in a shadow is known by its pattern. Frames between two in which a point is seen so, or was followed, count too.
 
     Args:
         camera: at the flow's size.
@@ -43,7 +45,9 @@ def seen_again(
             batch = np.flatnonzero(wanted & (query_frame == query))
             stretch = _stretch(camera, int(query), int(frame), query_points[batch], (xyz[query, batch], xyz[frame, batch]))
             matched, alike = match(flow.grey[query], flow.grey[frame], query_points[batch], expected[batch], stretch)
-            found[frame, batch] = alike & (np.linalg.norm(matched - expected[batch], axis=-1) < AGAIN_PIXELS)
+            near = np.linalg.norm(matched - expected[batch], axis=-1) < AGAIN_PIXELS
+            shaded = _correlation(flow.grey[query], flow.grey[frame], query_points[batch], expected[batch], stretch) > SAME_PATTERN
+            found[frame, batch] = (alike & near) | shaded
     for before, after in pairwise(looked_at):
         found[before + 1 : after] |= found[before] & found[after]
     return found
@@ -78,3 +82,16 @@ def _stretch(
         pixels, _ = project(beside + after - before, camera.camera_from_world[frame], camera.intrinsics[frame])
         columns.append((pixels - there) / ARM)
     return torch.stack(columns, dim=-1).float().numpy()
+
+
+def _correlation(
+    template: UInt8[np.ndarray, "H W"],
+    image: UInt8[np.ndarray, "H W"],
+    at: Float32[np.ndarray, "n 2"],
+    expected: Float32[np.ndarray, "n 2"],
+    stretch: Float32[np.ndarray, "n 2 2"],
+) -> Float32[np.ndarray, "n"]:
+    """Normalised cross-correlation of the patches around two points: that of one pattern, whatever light falls on it, is near 1."""
+    patches = sample(template, at[:, None] + PATTERN), sample(image, expected[:, None] + np.einsum("nij,kj->nki", stretch, PATTERN))
+    one, other = (each.astype(np.float32) - each.mean(1, keepdims=True, dtype=np.float32) for each in patches)
+    return (one * other).sum(1) / np.sqrt((one**2).sum(1) * (other**2).sum(1) + 1.0)

@@ -1,0 +1,79 @@
+"""What is computed once for many samples: tensors in safetensors shards, an index that says where each is, and checksums.
+
+``index.parquet`` has a row for each tensor: ``key``, ``shard`` (file name) and ``sha256`` of that file. A shard is written
+once, whole; a reader that finds another checksum says so.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from track2view.errors import UserError
+from track2view.records import atomic_path
+from track2view.samples import file_sha256
+
+SCHEMA = pyarrow.schema([(name, pyarrow.string()) for name in ("key", "shard", "sha256")])
+
+
+def write_shard(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write tensors to a ``.safetensors`` file, which appears only when it is whole."""
+    with atomic_path(path) as partial:
+        save_file({key: each.contiguous().cpu() for key, each in tensors.items()}, partial)
+
+
+def write_index(folder: Path) -> int:
+    """List all tensors of a folder's shards in ``index.parquet``; returns how many."""
+    rows = []
+    for path in sorted(folder.glob("[!.]*.safetensors")):
+        digest = file_sha256(path)
+        with safe_open(path, "pt") as shard:
+            rows += [{"key": key, "shard": path.name, "sha256": digest} for key in shard.keys()]  # noqa: SIM118
+    rows.sort(key=lambda row: row["key"])
+    with atomic_path(folder / "index.parquet") as partial:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=SCHEMA), partial)
+    return len(rows)
+
+
+class ShardReader:
+    """Tensors by key; each shard's checksum is verified when it is first opened.
+
+    Raises:
+        UserError: no index there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / "index.parquet"
+        if not path.exists():
+            raise UserError(f"{path}: no such index; `track2view curate encode` writes one")
+        self.folder = folder
+        self._places = {row["key"]: (row["shard"], row["sha256"]) for row in pyarrow.parquet.read_table(path).to_pylist()}
+        self._verified: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __iter__(self) -> Iterator[str]:
+        """All keys, in order."""
+        return iter(self._places)
+
+    def __getitem__(self, key: str) -> Tensor:
+        """One tensor.
+
+        Raises:
+            UserError: no such key, or a shard that is not what was written.
+        """
+        if key not in self._places:
+            raise UserError(f"{self.folder}: no tensor {key!r}; `track2view curate encode` adds what is missing")
+        name, digest = self._places[key]
+        path = self.folder / name
+        if name not in self._verified:
+            if not path.exists() or file_sha256(path) != digest:
+                raise UserError(f"{path}: gone, or not what was written (checksum); delete it and run `track2view curate encode` again")
+            self._verified.add(name)
+        with safe_open(path, "pt") as shard:
+            return shard.get_tensor(key)
