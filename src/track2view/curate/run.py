@@ -26,7 +26,7 @@ from track2view.progress import progress
 from track2view.records import Size, atomic_path
 from track2view.samples import write_manifest
 from track2view.scenes.rig import Split
-from track2view.trackers import TRACKERS
+from track2view.trackers import open_tracker
 
 SAMPLES, REJECTED, UNPACKED, CLAIMS = "samples", "rejected", "unpacked", "claims"
 ELSEWHERE = "left to another run"
@@ -73,7 +73,7 @@ class Curation:
 
     def _made(self, pair: PairOfViews) -> Outcome:
         try:
-            curate_pair(pair, TRACKERS[self.tracker](), self.short_side).save(self.out / SAMPLES)
+            curate_pair(pair, open_tracker(self.tracker), self.short_side).save(self.out / SAMPLES)
         except Rejected as rejection:
             return self.reject(pair.name, rejection.reason, rejection.detail)
         except Exception as error:  # a fault of one sample, whatever it is, is written down in full and does not end the run
@@ -130,8 +130,7 @@ def curate(
     Raises:
         UserError: no scenes there, an unknown tracker, no cluster.
     """
-    if tracker not in TRACKERS:
-        raise UserError(f"--tracker: {tracker!r} is unknown; one of {', '.join(TRACKERS)}")
+    open_tracker(tracker)
     work = Curation(out=out.absolute(), tracker=tracker, short_side=short_side)
     pairs = list(_pairs(root.absolute(), work, per_scene, seed))
     left = [pair for pair in pairs if not work.done(pair)]

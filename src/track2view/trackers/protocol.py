@@ -76,7 +76,10 @@ class Tracking:
 class Tracker(Protocol):
     """Follows points through a clip in 3D, and finds the camera's path where none is given."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """For records and messages."""
+        ...
 
     def track(self, clip: Clip, queries: Queries, camera: CameraPath | None = None) -> Tracking:
         """Track; a given ``camera`` is used as it is, not estimated."""
