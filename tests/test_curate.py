@@ -1,5 +1,6 @@
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import cv2
@@ -165,6 +166,20 @@ def test_what_gives_no_sample_is_rejected_under_its_own_reason(case: str, data: 
         curate_pair(of(root), SfmTracker())
     assert caught.value.reason == reason, caught.value
     assert caught.value.detail
+
+
+def test_a_dataset_with_every_fault_is_run_to_its_end_and_each_is_counted(data: Path, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    for number, (breaks, _) in enumerate(BROKEN.values()):
+        shutil.copytree(data, root / str(number))
+        breaks(of(root / str(number)))
+        shutil.rmtree(next((root / str(number)).glob("train/*/scene4")))
+        for path in next((root / str(number)).glob("train/*/scene1")).glob("videos/*.mp4"):
+            if path.stem not in ("cam01", "cam02"):
+                path.unlink()
+    counts = curate(root, tmp_path / "out", workers=2)
+    expected = Counter(reason for case, (_, reason) in BROKEN.items() if case not in ("no video", "no cameras"))
+    assert counts == expected  # what is not there at all is not chosen
 
 
 def test_rejections_are_listed_and_the_run_goes_on(data: Path, tmp_path: Path) -> None:

@@ -69,8 +69,13 @@ def test_the_commands_of_the_data_page_run(tmp_path: Path) -> None:
         words = [sys.executable, "-m", *shlex.split(line)]
         done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False, env=os.environ)
         assert done.returncode == 0, done.stderr
-    assert len(list((tmp_path / "pictures").glob("*.png"))) == 2
+    samples = list(tmp_path.glob("out/samples/**/sample.json"))
+    assert len(list((tmp_path / "pictures").glob("*.png"))) == 2 + len(samples) > 2
     assert (tmp_path / "out" / "manifest.parquet").exists()
+    (code,) = blocks("docs/data.md", "python")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False, env=os.environ)
+    assert done.returncode == 0, done.stderr
+    assert "[9, 3, 64, 112]" in done.stdout
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda each: each[0])

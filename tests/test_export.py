@@ -8,6 +8,7 @@ import torch
 from track2view.cameras import read_camera
 from track2view.curate import SceneRecord, contact_sheet, export_scene, find_scenes, true_pairs
 from track2view.errors import UserError
+from track2view.geometry import project
 from track2view.scenes import make_rig
 from track2view.trackers import Queries
 from track2view.video import read_clip
@@ -53,6 +54,52 @@ def test_exact_pairs_land_on_the_same_colours_in_both_videos(scene: Path) -> Non
     apart = (seen[0] - seen[1]).abs().mean(-1)
     random = (seen[0] - seen[1].flip(0)).abs().mean(-1)
     assert float(apart.median()) < 0.5 * float(random.median())
+
+
+def test_pictures_move_as_the_file_of_cameras_says(tmp_path: Path) -> None:
+    """Flow between a video's first frames against what the JSON, read back, says of the true points: axes and signs."""
+    folder = export_scene(tmp_path, "train", 6, frames=13, size=(96, 168), dynamic=False)
+    with np.load(folder / "truth" / "tracks.npz") as truth:
+        xyz, moving = torch.from_numpy(truth["xyz_world"]).double(), truth["moving"]
+    assert not moving.any()
+    moved = np.zeros(2)
+    for number in range(1, 11):
+        camera = read_camera(f"{folder}/cameras/camera_extrinsics.json#cam{number:02d}", (96, 168))
+        clip = read_clip(folder / "videos" / f"cam{number:02d}.mp4")
+        grey = [cv2.cvtColor(clip.image(index), cv2.COLOR_RGB2GRAY) for index in (0, 1)]
+        flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(grey[0], grey[1], None)
+        pixels = [project(xyz[0, : 24 * 24], camera.camera_from_world[index], camera.intrinsics[index])[0].numpy() for index in (0, 1)]
+        column, row = pixels[0].astype(int).T
+        seen, said = flow[row, column], pixels[1] - pixels[0]
+        for axis in range(2):
+            if np.median(np.abs(said[:, axis])) > 0.3:
+                alike = (seen[:, axis] * said[:, axis]).sum() / np.linalg.norm(seen[:, axis]) / np.linalg.norm(said[:, axis])
+                assert alike > 0.7, (number, axis)  # a mirrored axis gives about -1
+                moved[axis] += 1
+    assert (moved >= 2).all()
+
+
+def test_the_truth_beside_the_videos_is_that_of_the_world_made_again(scene: Path) -> None:
+    with np.load(scene / "truth" / "tracks.npz") as truth:
+        assert truth["cameras"].tolist() == [f"cam{number:02d}" for number in range(1, 11)]
+        xyz, visible = torch.from_numpy(truth["xyz_world"]), torch.from_numpy(truth["visible"])
+        pairs = true_pairs(scene, "cam04", "cam09", Queries.grid([0, FRAMES - 1], 24, 24))
+        mine = np.flatnonzero((truth["query_frame"] == 0) | (truth["query_camera"] == "cam04"))
+    assert len(mine) == 2 * 24 * 24
+    assert torch.equal(visible[3][:, mine] & pairs.source.valid, pairs.source.valid)
+    camera = read_camera(f"{scene}/cameras/camera_extrinsics.json#cam09", SIZE)
+    uv, depth = project(xyz[:, mine].double(), camera.camera_from_world, camera.intrinsics)
+    both = pairs.target.valid
+    assert torch.allclose((uv / torch.tensor([SIZE[1], SIZE[0]]))[both].float(), pairs.target.uv[both], atol=1e-4)
+    assert torch.allclose(depth[both].float(), pairs.target.depth[both], atol=1e-3)
+
+
+def test_depth_is_written_where_asked_for(tmp_path: Path) -> None:
+    folder = export_scene(tmp_path, "train", 2, frames=2, size=(32, 56), depth=True, cameras=("cam01", "cam02"))
+    with np.load(folder / "truth" / "cam02.npz") as truth:
+        assert (truth["depth"].shape, truth["solid"].shape) == ((2, 32, 56), (2, 32, 56))
+        assert (truth["depth"] > 0).all()
+    assert sorted(path.name for path in (folder / "videos").iterdir()) == ["cam01.mp4", "cam02.mp4"]
 
 
 def test_a_scene_is_made_once_and_whole(scene: Path) -> None:
