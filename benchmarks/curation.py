@@ -2,6 +2,7 @@
 
     python benchmarks/curation.py             24 pairs, 81 frames of 480×832, through mp4 and JSON files
     python benchmarks/curation.py --pair 3    one of them, as JSON
+    python benchmarks/curation.py --workers   16 pairs of 33 frames of 120×208 by one worker, and by two
 
 Every pair is rendered, written as `track2view scenes make` writes it, and curated from the files alone. Scenes are of the test
 split: no constant was chosen on them. Rendered scenes are kept under bench/.
@@ -10,6 +11,7 @@ split: no constant was chosen on them. Rendered scenes are kept under bench/.
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +20,7 @@ import cv2
 import numpy as np
 import torch
 
-from track2view.curate import PairOfViews, Rejected, curate_pair, export_scene, true_pairs
+from track2view.curate import PairOfViews, Rejected, curate, curate_pair, export_scene, export_scenes, true_pairs
 from track2view.records import PairedTracks
 from track2view.trackers import Queries, SfmTracker
 
@@ -33,6 +35,9 @@ def main() -> None:
         torch.set_num_threads(1)
         cv2.setNumThreads(1)
         print(json.dumps(measure(int(sys.argv[sys.argv.index("--pair") + 1]))))
+        return
+    if "--workers" in sys.argv:
+        compare_workers()
         return
     columns = ("pair", "median source px", "median target px", "> 8 px source %", "> 8 px target %", "alive across the seam %", "s")
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}", flush=True)
@@ -49,6 +54,19 @@ def main() -> None:
     print(f"{far[0]:.2f} % and {far[1]:.2f} % off by more than 8 px,", end=" ")
     survived, continuous = (sum(row[name] for row in kept) for name in ("survived", "continuous"))
     print(f"{100 * survived / continuous:.1f} % of {continuous} continuously visible tracks alive across the seam")
+
+
+def compare_workers() -> None:
+    """Wall seconds of the same run, processes and imports included, with one worker and with two."""
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder) / "data"
+        export_scenes(data, "train", range(2), frames=33, size=(120, 208), workers=WORKERS)
+        seconds = []
+        for workers in (1, 2):
+            started = time.perf_counter()
+            counts = curate(data, Path(folder) / f"out{workers}", per_scene=8, workers=workers)
+            seconds.append(time.perf_counter() - started)
+        print(f"{sum(counts.values())} pairs: {seconds[0]:.0f} s and {seconds[1]:.0f} s, {seconds[0] / seconds[1]:.2f}×")
 
 
 def in_its_own_process(index: int) -> dict:
