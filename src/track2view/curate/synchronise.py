@@ -24,7 +24,7 @@ PROBE = 0.01
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Synchronised:
-    """Joined tracks whose halves agree, and the share of twice-seen entries whose two rays met."""
+    """Joined tracks whose halves agree, and the share of twice-seen entries whose two rays met; 1 if all rays are parallel."""
 
     tracks: TrackSet
     agreement: float
@@ -66,7 +66,8 @@ def synchronise(tracks: TrackSet, joined: CameraPath) -> Synchronised:
     fused_target = torch.where(known[..., None], torch.where(only_target, target, in_both), torch.nan)
     xyz = torch.cat([in_both.flip(0), fused_target]).float()
     visible = torch.cat([tracks.visible[:count], in_target & known])
-    share = float((agree & (sine > MIN_SINE)).sum() / (both & (sine > MIN_SINE)).sum().clamp(min=1))
+    told = both & (sine > MIN_SINE)
+    share = float((agree & told).sum() / told.sum()) if bool(told.any()) else 1.0
     return Synchronised(tracks=replace(tracks, xyz_world=xyz, visible=visible), agreement=share)
 
 
