@@ -14,7 +14,8 @@ LOOK_INTERVAL = 4
 AGAIN_PIXELS = 3.0
 MARGIN = 4.0
 ARM = 6.0
-SAME_PATTERN = 0.9
+SAME_PATTERN = 0.92
+MAX_GAIN = 2.0
 PATTERN = np.stack(np.meshgrid(np.arange(-6, 7), np.arange(-6, 7)), axis=-1).reshape(-1, 2).astype(np.float32)
 
 
@@ -29,7 +30,8 @@ def seen_again(
     """Visibility, with the frames added in which the query's patch is found where the point must be.
 
     Every few frames the patch, stretched as a surface that faced the query's camera would be, is matched at the point's
-    projection; one in a shadow is known by its pattern. Frames between two in which a point is seen so, or was followed, count too.
+    projection; one in a shadow, or at the edge of a thing, is known by the pattern of half a patch. Frames between two in
+    which a point is seen so, or was followed, count too.
 
     Args:
         camera: at the flow's size.
@@ -91,7 +93,15 @@ def _correlation(
     expected: Float32[np.ndarray, "n 2"],
     stretch: Float32[np.ndarray, "n 2 2"],
 ) -> Float32[np.ndarray, "n"]:
-    """Normalised cross-correlation of the patches around two points: that of one pattern, whatever light falls on it, is near 1."""
+    """Normalised cross-correlation of the half patches that agree best: near 1 for one pattern, whatever light falls on it.
+
+    At the edge of a thing, what lies behind one half of the patch goes its own way. Light may double or halve, no more.
+    """
     patches = sample(template, at[:, None] + PATTERN), sample(image, expected[:, None] + np.einsum("nij,kj->nki", stretch, PATTERN))
-    one, other = (each.astype(np.float32) - each.mean(1, keepdims=True, dtype=np.float32) for each in patches)
-    return (one * other).sum(1) / np.sqrt((one**2).sum(1) * (other**2).sum(1) + 1.0)
+    best = np.zeros(len(at), np.float32)
+    for half in (PATTERN[:, 0] <= 1, PATTERN[:, 0] >= -1, PATTERN[:, 1] <= 1, PATTERN[:, 1] >= -1):
+        light = [each[:, half].mean(1, dtype=np.float32) + 1.0 for each in patches]
+        one, other = (each[:, half].astype(np.float32) - each[:, half].mean(1, keepdims=True, dtype=np.float32) for each in patches)
+        alike = (one * other).sum(1) / np.sqrt((one**2).sum(1) * (other**2).sum(1) + 1.0)
+        best = np.maximum(best, np.where((light[1] < MAX_GAIN * light[0]) & (light[0] < MAX_GAIN * light[1]), alike, 0.0))
+    return best
