@@ -82,6 +82,10 @@ def test_cameras_that_only_turn_tell_nothing_of_rays_and_lose_nothing() -> None:
     queries = Queries.grid([0], 6, 10)
     world = there_and_back(make_world(4, frames=9, dynamic=True))
     tracks = track_points(world, joined, queries.frame, queries.uv.double() * torch.tensor([SIZE[1], SIZE[0]]))
+    noise = 0.03 * torch.randn(tracks.xyz_world.shape, generator=torch.Generator().manual_seed(0))
+    assert tracks.moving is not None
+    shaky = replace(tracks, xyz_world=torch.where(tracks.moving[None, :, None], tracks.xyz_world + noise, tracks.xyz_world))
+    assert synchronise(shaky, joined).agreement == 1.0
     found = synchronise(tracks, joined)
     assert found.agreement == 1.0
     assert float((found.tracks.visible == tracks.visible).float().mean()) > 0.99

@@ -50,7 +50,8 @@ def synchronise(tracks: TrackSet, joined: CameraPath) -> Synchronised:
     eye, target_eye = joined.world_from_camera[:count, :3, 3].flip(0)[:, None], joined.world_from_camera[count:, :3, 3][:, None]
     both = in_source & in_target
     met, sine = _meeting(eye, source - eye, target_eye, target - target_eye)
-    met = torch.where((sine > MIN_SINE)[..., None], met, source)
+    sine = torch.minimum(sine, (target_eye - eye).norm(dim=-1) / (source - eye).norm(dim=-1).clamp(min=1e-9))
+    met = torch.where((sine > MIN_SINE)[..., None], met, source)  # cameras that only turn give rays that only seem to cross
     tolerance = AGREE_SHARE * min(joined.size)
     cameras = joined.camera_from_world[:count].flip(0), joined.camera_from_world[count:]
     intrinsics = joined.intrinsics[:count].flip(0), joined.intrinsics[count:]
