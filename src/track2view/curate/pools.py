@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from itertools import islice
 from multiprocessing import get_context, parent_process
 from typing import TypeVar
@@ -17,6 +18,7 @@ Result = TypeVar("Result")
 IN_FLIGHT_PER_CPU = 2
 RAY_RETRIES = 2
 CONNECT_SECONDS = 5.0
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def on_processes(work: Callable[[Item], Result], items: list[Item], workers: int) -> Iterator[tuple[Item, Result | None]]:
@@ -73,7 +75,8 @@ def _until_broken(
     work: Callable[[Item], Result], left: Iterator[Item], workers: int
 ) -> Generator[tuple[Item, Result | None], None, list[Item]]:
     """Yield results; return the items whose fate is unknown because the pool broke, else nothing."""
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_die_with_parent) as pool:
+    spawned = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_die_with_parent)
+    with _libraries_on_one_thread(), spawned as pool:
         running: dict[Future[Result], Item] = {pool.submit(work, item): item for item in islice(left, workers)}
         while running:
             for job in wait(running, return_when=FIRST_COMPLETED).done:
@@ -88,6 +91,21 @@ def _until_broken(
                     except BrokenProcessPool:
                         return [item, *running.values()]
     return []
+
+
+@contextmanager
+def _libraries_on_one_thread() -> Iterator[None]:
+    """Workers share the processors among them; linear algebra that takes all of them for each makes two slower than one."""
+    before = {name: os.environ.get(name) for name in THREADS}
+    os.environ.update(dict.fromkeys(THREADS, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _die_with_parent() -> None:
