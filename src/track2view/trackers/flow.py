@@ -14,7 +14,8 @@ STORED_STRIDE = 2
 ROUND_TRIP_PIXELS = 1.0
 REFRESH_FRAMES = 6
 REFRESH_PIXELS = 3.0
-WINDOW = (13, 13)
+WINDOW = 13
+SMALL_WINDOW = 7
 PATCH_SIDE = 19
 SHEET_COLUMNS = 256
 STRETCH_ARM = 6.0
@@ -93,8 +94,8 @@ def follow(
 
     Chained flow drifts, and sticks to what passes in front. So every few frames the patch around each point is matched to
     where the track last was sure of itself, and to the query's own patch where that still looks alike, both stretched as
-    the flow around the point stretched: the difference is spread over the frames between, and a track that matches
-    neither ends.
+    the flow around the point stretched: the difference is spread over the frames between. A track that matches neither,
+    nor the first of them in a smaller window (the edge of a thing may cross the larger), ends.
     """
     points = np.zeros((len(frames), len(query_points), 2), np.float32)
     visible = np.zeros((len(frames), len(query_points)), bool)
@@ -140,6 +141,12 @@ def _refresh(
         to_query, alike = match(flow.grey[frames[query]], image, points[query, alive], better, since_query[alive])
         matched = np.where(alike[:, None], to_query, matched)
         good |= alike
+    at_edge = np.flatnonzero(~good)
+    if len(at_edge):
+        ids = alive[at_edge]
+        matched[at_edge], good[at_edge] = match(
+            flow.grey[frames[sure]], image, points[sure, ids], guess[at_edge], since_sure[ids], SMALL_WINDOW
+        )
     lost = alive[~good]
     direction = 1 if here > sure else -1
     steps = abs(here - sure)
@@ -156,12 +163,13 @@ def match(
     at: Float32[np.ndarray, "n 2"],
     guess: Float32[np.ndarray, "n 2"],
     stretch: Float32[np.ndarray, "n 2 2"],
+    window: int = WINDOW,
 ) -> tuple[Float32[np.ndarray, "n 2"], Bool[np.ndarray, "n"]]:
     """Lucas-Kanade from a good guess, and whether it moved little and the patches look alike.
 
     Template patches are stretched (``image_from_template``, a 2×2 matrix each) before they are compared. All patches are
-    laid out side by side in two sheets, so that one call matches them all. Where a patch has too little texture to be
-    matched, the guess stands if the patches look alike there.
+    laid out side by side in two sheets, so that one call matches them all; of each, a ``window`` (its side, in pixels) is
+    compared. Where a patch has too little texture to be matched, the guess stands if the patches look alike there.
     """
     lengths = np.linalg.svd(stretch, compute_uv=False)
     tame = ((lengths[:, 0] < MAX_STRETCH) & (lengths[:, 1] > 1 / MAX_STRETCH))[:, None, None]
@@ -177,7 +185,7 @@ def match(
         after,
         start,
         start.copy(),
-        winSize=WINDOW,
+        winSize=(window, window),
         maxLevel=0,
         criteria=(cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 20, 0.01),
         flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
