@@ -1,6 +1,7 @@
 """Paired tracks of curation against exact truth on procedural pairs; prints Markdown (docs/benchmarks.md records it).
 
     python benchmarks/curation.py             24 pairs, 81 frames of 480×832, through mp4 and JSON files
+    python benchmarks/curation.py --from 24   the 24 after these
     python benchmarks/curation.py --pair 3    one of them, as JSON
     python benchmarks/curation.py --workers   16 pairs of 33 frames of 120×208 by one worker, and by two
 
@@ -39,11 +40,12 @@ def main() -> None:
     if "--workers" in sys.argv:
         compare_workers()
         return
+    first = int(sys.argv[sys.argv.index("--from") + 1]) if "--from" in sys.argv else 0
     columns = ("pair", "median source px", "median target px", "> 8 px source %", "> 8 px target %", "alive across the seam %", "s")
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}", flush=True)
     with ThreadPoolExecutor(WORKERS) as pool:
         rows = []
-        for row in pool.map(in_its_own_process, range(PAIRS)):
+        for row in pool.map(in_its_own_process, range(first, first + PAIRS)):
             rows.append(row)
             print(line(row), flush=True)
     kept = [row for row in rows if "reason" not in row]
@@ -78,8 +80,8 @@ def line(row: dict) -> str:
     if "reason" in row:
         return f"| {row['name']} | rejected: {row['reason']} | | | | | {row['seconds']:.0f} |"
     far = [100 * row[f"far_{view}"] / row[f"entries_{view}"] for view in ("source", "target")]
-    alive = 100 * row["survived"] / max(row["continuous"], 1)
-    cells = (f"{row['source']:.2f}", f"{row['target']:.2f}", f"{far[0]:.2f}", f"{far[1]:.2f}", f"{alive:.1f}", f"{row['seconds']:.0f}")
+    alive = f"{100 * row['survived'] / row['continuous']:.1f}" if row["continuous"] else "– (none)"
+    cells = (f"{row['source']:.2f}", f"{row['target']:.2f}", f"{far[0]:.2f}", f"{far[1]:.2f}", alive, f"{row['seconds']:.0f}")
     return f"| {row['name']} | {' | '.join(cells)} |"
 
 
