@@ -15,7 +15,7 @@ ROUND_TRIP_PIXELS = 1.0
 REFRESH_FRAMES = 6
 REFRESH_PIXELS = 3.0
 WINDOW = 13
-SMALL_WINDOW = 7
+EDGE_WINDOW = 7
 PATCH_SIDE = 19
 SHEET_COLUMNS = 256
 STRETCH_ARM = 6.0
@@ -88,14 +88,19 @@ def neighbour_flow(clip: Clip) -> NeighbourFlow:
 
 
 def follow(
-    flow: NeighbourFlow, query_frame: int, query_points: Float32[np.ndarray, "N 2"], frames: range
+    flow: NeighbourFlow, query_frame: int, query_points: Float32[np.ndarray, "N 2"], frames: range, smaller_window: int | None = None
 ) -> tuple[Float32[np.ndarray, "T N 2"], Bool[np.ndarray, "T N"]]:
     """Chain flow from points of one frame through ``frames``; positions are meaningless (but finite) where not visible.
 
     Chained flow drifts, and sticks to what passes in front. So every few frames the patch around each point is matched to
     where the track last was sure of itself, and to the query's own patch where that still looks alike, both stretched as
-    the flow around the point stretched: the difference is spread over the frames between. A track that matches neither,
-    nor the first of them in a smaller window (the edge of a thing may cross the larger), ends.
+    the flow around the point stretched: the difference is spread over the frames between, and a track that matches
+    neither ends.
+
+    Args:
+        smaller_window: side, in pixels, of a window in which a track is matched once more before it ends. The edge of a thing
+            may cross the full window: more tracks live beside edges so, some of them on the wrong side, which a camera that is
+            still to be found does not stand (``arc 0 dynamic`` in docs/benchmarks.md).
     """
     points = np.zeros((len(frames), len(query_points), 2), np.float32)
     visible = np.zeros((len(frames), len(query_points)), bool)
@@ -114,7 +119,7 @@ def follow(
             around[alive], _ = flow.step(frames[before], direction, around[alive])
             if abs(here - sure) == REFRESH_FRAMES or here + direction == stop:
                 since_sure = np.stack([around[:, 0] - around[:, 1], around[:, 2] - around[:, 3]], axis=-1) / (2 * STRETCH_ARM)
-                _refresh(flow, frames, points, visible, (query, sure, here), since_sure, since_sure @ stretch)
+                _refresh(flow, frames, points, visible, (query, sure, here), since_sure, since_sure @ stretch, smaller_window)
                 sure, stretch = here, since_sure @ stretch
                 around = points[here, :, None] + STRETCH_ARMS
     return points, visible
@@ -128,6 +133,7 @@ def _refresh(
     rows: tuple[int, int, int],
     since_sure: Float32[np.ndarray, "N 2 2"],
     since_query: Float32[np.ndarray, "N 2 2"],
+    smaller_window: int | None,
 ) -> None:
     """Correct tracks, in place, between the rows of the query, the last sure frame, and the present one."""
     query, sure, here = rows
@@ -141,12 +147,10 @@ def _refresh(
         to_query, alike = match(flow.grey[frames[query]], image, points[query, alive], better, since_query[alive])
         matched = np.where(alike[:, None], to_query, matched)
         good |= alike
-    at_edge = np.flatnonzero(~good)
-    if len(at_edge):
-        ids = alive[at_edge]
-        matched[at_edge], good[at_edge] = match(
-            flow.grey[frames[sure]], image, points[sure, ids], guess[at_edge], since_sure[ids], SMALL_WINDOW
-        )
+    left = np.flatnonzero(~good)
+    if smaller_window is not None and len(left):
+        begun, turned = points[sure, alive[left]], since_sure[alive[left]]
+        matched[left], good[left] = match(flow.grey[frames[sure]], image, begun, guess[left], turned, smaller_window)
     lost = alive[~good]
     direction = 1 if here > sure else -1
     steps = abs(here - sure)

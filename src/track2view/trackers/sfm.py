@@ -13,7 +13,7 @@ from track2view.progress import progress
 from track2view.records import CameraPath, Clip, TrackSet, horizontal_fov, scale_of
 from track2view.trackers.again import seen_again
 from track2view.trackers.bundle import BundleState, Observations, canonical_pixels, residuals, triangulate, world_directions
-from track2view.trackers.flow import NeighbourFlow, follow, neighbour_flow, shot_changes
+from track2view.trackers.flow import EDGE_WINDOW, NeighbourFlow, follow, neighbour_flow, shot_changes
 from track2view.trackers.motion import STATIC_PIXELS, CameraMotion, estimate
 from track2view.trackers.moving import Ground, ImageTracks, View, carry, group, place
 from track2view.trackers.protocol import Queries, Tracking, TrackingReport
@@ -145,7 +145,7 @@ def _lift(flow: NeighbourFlow, camera: CameraPath, queries: Queries) -> _Lifted:
     error, depth_deviation, parallax = np.empty(count), np.empty(count), np.empty(count)
     for frame in progress(np.unique(query_frame), "tracks", len(np.unique(query_frame))):
         batch = np.flatnonzero(query_frame == frame)
-        followed, visible[:, batch] = follow(flow, int(frame), start[batch].astype(np.float32), range(frames))
+        followed, visible[:, batch] = follow(flow, int(frame), start[batch].astype(np.float32), range(frames), EDGE_WINDOW)
         points[:, batch], focal = canonical_pixels(followed, intrinsics)
         state = BundleState(rotation=rotation, centre=centre, inverse_depth=np.ones(len(batch)), focal=focal)
         state, seen, information = _triangulated(state, points[:, batch], visible[:, batch], int(frame))
