@@ -17,7 +17,7 @@ from track2view.records import Clip
 from track2view.scenes import make_camera, make_world, render_clip, track_points
 from track2view.trackers import Queries, SfmTracker
 from track2view.trackers.bundle import BundleState, Observations, resect, residuals, solve, triangulate, world_directions
-from track2view.trackers.flow import follow, neighbour_flow
+from track2view.trackers.flow import EDGE_WINDOW, follow, neighbour_flow
 from track2view.trackers.moving import Ground, ImageTracks, View, group, place
 from track2view.trackers.rigid import rigid_thing
 from track2view.video import read_clip
@@ -92,6 +92,23 @@ def test_flow_tracks_follow_the_truth_and_end_behind_things(lively: TrueShot) ->
     assert np.percentile(error[both], 90) < 2.0
     assert (visible == truth.visible.numpy()).mean() > 0.75
     assert visible[20].all()
+
+
+def test_a_smaller_window_keeps_tracks_beside_edges(lively: TrueShot) -> None:
+    flow = neighbour_flow(lively.clip)
+    queries = Queries.grid([20], 24, 40)
+    points = (queries.uv.numpy() * np.array([336, 192])).astype(np.float32)
+    _, sure = follow(flow, 20, points, range(40))
+    followed, visible = follow(flow, 20, points, range(40), EDGE_WINDOW)
+    truth = track_points(lively.world, lively.camera, queries.frame, torch.from_numpy(points).double())
+    uv, _ = project(truth.xyz_world.double(), lively.camera.camera_from_world, lively.camera.intrinsics)
+    seen = truth.visible.numpy()
+    won = visible & ~sure
+    error = np.linalg.norm(followed - uv.numpy(), axis=-1)[won & seen]
+    assert visible[sure].all()
+    assert (visible & seen).sum() > 1.01 * (sure & seen).sum()
+    assert seen[won].mean() > 0.8
+    assert np.percentile(error, 80) < 4.0
 
 
 @pytest.mark.parametrize("turn", [0.0, 40.0])
