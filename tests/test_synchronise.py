@@ -61,9 +61,22 @@ def test_what_no_view_tells_is_unknown_and_the_source_is_kept(exact: tuple[Track
     hidden[FRAMES:] = False
     found = synchronise(replace(tracks, visible=hidden), joined).tracks
     pairs = pair_by_tracking(found, joined)
-    assert not bool(pairs.target.valid[:, tracks.moving].any())
+    assert not bool(pairs.target.valid[1:, tracks.moving].any())
     assert bool(pairs.target.valid[:, ~tracks.moving].any())
     assert torch.equal(found.visible[:FRAMES], tracks.visible[:FRAMES])
+
+
+def test_what_one_half_shows_at_the_shared_frame_the_other_does_too(exact: tuple[TrackSet, CameraPath]) -> None:
+    tracks, joined = exact
+    lost, xyz = tracks.visible.clone(), tracks.xyz_world.clone()
+    lost[FRAMES:, ::2], xyz[FRAMES:, ::2] = False, 99.0
+    lost[:FRAMES, 1::2], xyz[:FRAMES, 1::2] = False, 99.0
+    found = synchronise(replace(tracks, visible=lost, xyz_world=xyz), joined).tracks
+    shown = tracks.visible[FRAMES - 1]
+    assert torch.equal(found.visible[FRAMES - 1], shown)
+    assert torch.equal(found.visible[FRAMES], shown)
+    for frame in (FRAMES - 1, FRAMES):
+        assert torch.allclose(found.xyz_world[frame, shown], tracks.xyz_world[frame, shown], atol=2e-2)
 
 
 def test_points_of_another_world_do_not_meet(exact: tuple[TrackSet, CameraPath]) -> None:

@@ -16,7 +16,7 @@ from track2view.records import CameraPath, TrackSet
 
 AGREE_SHARE = 4 / 480
 MORE_PARALLAX = 3.0
-SURE = 0.9
+SURE = 0.95
 MIN_SINE = 0.005
 CARRIED_FRAMES = 12
 PROBE = 0.01
@@ -38,6 +38,8 @@ def synchronise(tracks: TrackSet, joined: CameraPath) -> Synchronised:
     triangulated where both halves see them; where only the source does, the depth of its ray is corrected as at the nearest
     time at which both did. Entries whose two rays do not meet are kept in the source and unknown in the target.
 
+    What one half shows at the shared frame 0, so does the other: the picture is one.
+
     Args:
         tracks: of a clip that :func:`track2view.pairing.join_views` made; 2T frames.
         joined: its cameras.
@@ -45,8 +47,11 @@ def synchronise(tracks: TrackSet, joined: CameraPath) -> Synchronised:
     count = len(joined) // 2
     moving = torch.zeros_like(tracks.query_frame, dtype=torch.bool) if tracks.moving is None else tracks.moving
     halves = tracks.xyz_world.double()
-    source, target = halves[:count].flip(0), halves[count:]
-    in_source, in_target = tracks.visible[:count].flip(0), tracks.visible[count:]
+    source, target = halves[:count].flip(0), halves[count:].clone()
+    in_source, in_target = tracks.visible[:count].flip(0), tracks.visible[count:].clone()
+    source[0] = torch.where((in_target[0] & ~in_source[0])[:, None], target[0], source[0])
+    target[0] = torch.where((in_source[0] & ~in_target[0])[:, None], source[0], target[0])
+    in_source[0] = in_target[0] = in_source[0] | in_target[0]
     eye, target_eye = joined.world_from_camera[:count, :3, 3].flip(0)[:, None], joined.world_from_camera[count:, :3, 3][:, None]
     both = in_source & in_target
     met, sine = _meeting(eye, source - eye, target_eye, target - target_eye)
@@ -66,7 +71,7 @@ def synchronise(tracks: TrackSet, joined: CameraPath) -> Synchronised:
     only_target = (in_target & ~in_source)[..., None]
     fused_target = torch.where(known[..., None], torch.where(only_target, target, in_both), torch.nan)
     xyz = torch.cat([in_both.flip(0), fused_target]).float()
-    visible = torch.cat([tracks.visible[:count], in_target & known])
+    visible = torch.cat([in_source.flip(0), in_target & known])
     told = both & (sine > MIN_SINE)
     share = float((agree & told).sum() / told.sum()) if bool(told.any()) else 1.0
     return Synchronised(tracks=replace(tracks, xyz_world=xyz, visible=visible), agreement=share)
