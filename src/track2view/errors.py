@@ -1,6 +1,7 @@
-"""The one exception a user is meant to read."""
+"""What a user is meant to read: the one exception, and lines about what was done with what they gave."""
 
 import errno
+import warnings
 
 
 class UserError(ValueError):
@@ -8,6 +9,18 @@ class UserError(ValueError):
 
     Library callers catch it like any ``ValueError``; the command line prints it and exits with code 2.
     """
+
+
+class Notice(UserWarning):
+    """Something the user gave was used, but not simply as it is; the message is one line that says how.
+
+    An ordinary Python warning for library callers; the command line prints each as one line on stderr and goes on.
+    """
+
+
+def notice(message: str) -> None:
+    """Warn with a :class:`Notice`."""
+    warnings.warn(message, Notice, stacklevel=3)
 
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
