@@ -43,11 +43,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AudioSource:
-    """Where a clip's sound can be copied from: a file, and the span of it in seconds."""
+    """Where a clip's sound can be copied from: a file, the span of it in seconds on the file's own clock, the stream's index."""
 
     path: Path
     start: float
     end: float
+    track: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
