@@ -1,7 +1,6 @@
 """Re-film a video you already have: a clip and a camera path in, the clip seen from that path out."""
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     from track2view.records import Clip as Clip
     from track2view.video import read_clip as read_clip
 
-__version__ = version("track2view")
+    __version__: str
 
 _HOMES = {
     "read_camera": "cameras",
@@ -47,6 +46,10 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     """Load the main names on first use, so that parts of the package import without the libraries of the others."""
+    if name == "__version__":
+        from importlib.metadata import version  # a fifth of the decoder's start
+
+        return version("track2view")
     if name not in _HOMES:
         raise AttributeError(f"module 'track2view' has no attribute {name!r}")
     return getattr(import_module(f"track2view.{_HOMES[name]}"), name)

@@ -133,10 +133,8 @@ class VideoWriter:
         even = np.pad(image, ((0, image.shape[0] % 2), (0, image.shape[1] % 2), (0, 0)), mode="edge")
         if self.count == 0:
             self.stream.height, self.stream.width = even.shape[:2]
-        image = av.VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24")
-        frame = self.converter.reformat(
-            image, format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG, threads=1
-        )
+        rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24")
+        frame = self.converter.reformat(rgb, format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG, threads=1)
         frame.pts, frame.time_base = self.count, 1 / self.fps
         self.out.mux(self.stream.encode(frame))
         self.count += 1
@@ -169,9 +167,9 @@ def clip_images(clip: Clip) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
 def _join_sound(film: Path, audio: AudioSource) -> None:
     """Give a film its sound, in place; it stays silent, with a notice, where the sound cannot be read."""
     joined = film.with_suffix(f".joined{film.suffix}")
-    request = {"do": "join", "picture": str(film), "track": audio.track, "start": audio.start, "end": audio.end, "out": str(joined)}
+    span = {"track": audio.track, "start": audio.start, "end": audio.end}
     try:
-        with closing(_decoder(audio.path, request)) as messages:
+        with closing(_decoder(audio.path, {"do": "join", "picture": str(film), "out": str(joined), **span})) as messages:
             for _ in messages:
                 pass
         joined.replace(film)
@@ -183,7 +181,8 @@ def _join_sound(film: Path, audio: AudioSource) -> None:
 
 def _info(content: bytearray) -> VideoInfo:
     header = json.loads(content)
-    return VideoInfo(**{**header, "fps": Fraction(header["fps"]), "size": tuple(header["size"])})
+    (height, width), fps = header.pop("size"), Fraction(header.pop("fps"))
+    return VideoInfo(size=(height, width), fps=fps, **header)
 
 
 def _filled(path: Path, info: VideoInfo, messages: "Iterable[Message]") -> UInt8[Tensor, "T 3 H W"]:

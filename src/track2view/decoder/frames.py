@@ -8,9 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
-import cv2
 import numpy as np
-import PIL.Image
 from av.container import InputContainer
 from av.error import FFmpegError
 from jaxtyping import UInt8
@@ -18,7 +16,7 @@ from jaxtyping import UInt8
 from track2view.decoder.limits import MOST_PIXELS, check_pixels, progressed
 from track2view.decoder.media import opened, picture_of, sound_of
 from track2view.decoder.picture import deinterlaced, is_hdr, resized, shown, upright_size
-from track2view.decoder.timing import Timing, on_ticks, timing
+from track2view.decoder.timing import Timing, on_ticks, stamped_in_turn, timing
 from track2view.errors import UserError
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
@@ -149,9 +147,7 @@ def _look(path: Path, window: Window, notices: list[str]) -> tuple[Header, Timin
     with opened(path) as container:
         stream = picture_of(container)
         until = float("inf") if window.end is None else origin + window.end
-        if window.start > 0:
-            container.seek(int((origin + window.start) * av.time_base))
-        clock = timing(container, stream, until)
+        clock = timing(container, stream, origin + window.start if window.start > 0 else None, until)
     if first_key is not None and origin - first_key > 1.5 / float(clock.rate):
         notices.append(f"its first {origin - first_key:.2f} s cannot be decoded (it starts between keyframes); the clip begins behind them")
     first, end = window.ticks(clock.rate)
@@ -192,7 +188,7 @@ def _sought(
 def _decoded(container: InputContainer, stream: av.VideoStream, notices: list[str]) -> Iterator[tuple[float | None, av.VideoFrame]]:
     """Frames in the order shown, from the first that is whole; a packet that cannot be decoded costs its frame alone.
 
-    Where packets have times of decoding alone (AVI), frames take these in turn.
+    Where packets have times of decoding alone, frames take these in turn.
 
     Raises:
         UserError: most of it cannot be decoded.
@@ -201,7 +197,7 @@ def _decoded(container: InputContainer, stream: av.VideoStream, notices: list[st
     context, clock, good, bad, turns = stream.codec_context, stream.time_base or Fraction(0), 0, 0, deque()
     context.options = {**context.options, "max_pixels": str(MOST_PIXELS)}
     for packet in _packets(container, stream):
-        if packet is not None and packet.pts is None and packet.dts is not None:
+        if packet is not None and packet.dts is not None and (packet.pts is None or stamped_in_turn(container)):
             turns.append(packet.dts)
         try:
             frames = context.decode(packet)
@@ -215,7 +211,10 @@ def _decoded(container: InputContainer, stream: av.VideoStream, notices: list[st
             good += 1
             yield None if stamp is None else float(stamp * clock), frame
     if bad > good:
-        raise UserError(f"damaged: {bad} of its {good + bad} pictures cannot be decoded; copy or download it again")
+        raise UserError(
+            f"{bad} of its {good + bad} pictures cannot be decoded: damaged, or a kind of {context.name} that is not known here; "
+            "copy or download it again, or convert it"
+        )
     if bad:
         notices.append(f"{bad} of its pictures cannot be decoded; those before them are shown instead")
 
@@ -276,6 +275,9 @@ def _from_folder(folder: Path, window: Window) -> Iterator[Header | Image | None
 
 
 def _read_image(file: Path) -> Image:
+    import cv2
+    import PIL.Image
+
     progressed()
     try:
         with PIL.Image.open(file) as header:

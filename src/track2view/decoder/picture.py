@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from fractions import Fraction
 
 import av
-import cv2
 import numpy as np
 from av.filter import Graph
 from av.video.reformatter import Colorspace, VideoReformatter
@@ -45,6 +44,8 @@ def resized(image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> UInt8[n
     """Resampled to (H, W) where it has another size."""
     if image.shape[:2] == size:
         return image
+    import cv2  # here, and not for every video: it takes a third of the decoder's start
+
     method = cv2.INTER_AREA if image.shape[0] > size[0] else cv2.INTER_CUBIC
     return cv2.resize(image, (size[1], size[0]), interpolation=method)
 
@@ -119,7 +120,7 @@ def _transform(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return False, False, False
-    a, b, _, c, d, *_ = struct.unpack("=9i", bytes(matrix)[:36])
+    a, b, _, c, d, *_ = struct.unpack_from("=9i", memoryview(matrix))  # pyrefly: ignore
     if abs(a) + abs(d) >= abs(b) + abs(c):
         return False, a < 0, d < 0
     return True, c < 0, b < 0

@@ -21,122 +21,134 @@ SECONDS_BEFORE = 0.25
 """Kept before the start, and cut off again by the edit list of the MP4: what decoders need to get going."""
 
 
+Heard = Iterator[tuple[float, av.Packet]]
+"""Packets of the output, each with the time (seconds) from which it is heard."""
+
+
 def join(picture: Path, source: Path, track: int, start: float, end: float, out: Path, notices: list[str]) -> None:
     """Write ``out``: the picture of one MP4, and from another file the sound between two times (seconds), which begins with it.
 
-    Packets are copied where MP4 knows their codec, else made AAC with the same channels. Sound that cannot be read costs a notice.
+    Packets are copied where MP4 knows their codec, else made AAC with the same channels. Sound that breaks costs a notice.
+
+    Raises:
+        UserError: there is no sound at ``track`` that can be decoded.
     """
-    with av.open(f"file:{picture}") as film, av.open(f"file:{out}", "w", format="mp4", options={"movflags": "+faststart"}) as joined:
+    options = {"movflags": "+faststart"}
+    with (
+        opened(source) as container,
+        av.open(f"file:{picture}") as film,
+        av.open(f"file:{out}", "w", format="mp4", options=options) as joined,
+    ):
         images = film.streams.video[0]
-        stream = joined.add_stream_from_template(images)
-        with opened(source) as container:
-            sound = _Sound(joined, container, track, start, end)
-            heard = sound.packets(notices)
-            heard_next = next(heard, None)
-            for packet in film.demux(images):
-                progressed()
-                if packet.dts is None or packet.time_base is None:
-                    continue
-                now = float(packet.dts * packet.time_base)
-                while heard_next is not None and heard_next[0] <= now:
-                    joined.mux(heard_next[1])
-                    heard_next = next(heard, None)
-                packet.stream = stream
-                joined.mux(packet)
-            while heard_next is not None:
-                joined.mux(heard_next[1])
-                heard_next = next(heard, None)
-
-
-class _Sound:
-    """One sound track between two times, as packets of an output, each with the time (seconds) from which it is heard."""
-
-    def __init__(self, out: OutputContainer, container: InputContainer, track: int, start: float, end: float) -> None:
-        self.container, self.start, self.end = container, start, end
-        self.input = container.streams[track]
-        context = self.input.codec_context
-        if context is None or not context.sample_rate:
-            raise UserError("its sound cannot be decoded")
-        self.copied = context.name in CODECS_OF_MP4
-        if self.copied:
-            self.output = out.add_stream_from_template(self.input)
-        else:
-            rate = min(AAC_RATES, key=lambda each: (each < context.sample_rate, abs(each - context.sample_rate)))
-            self.output = _aac(out, rate, context.layout.name, context.layout.nb_channels)
-
-    def packets(self, notices: list[str]) -> Iterator[tuple[float, av.Packet]]:
-        if self.start > (self.input.start_time or 0) * (self.input.time_base or 0) + 2 * SECONDS_BEFORE:
-            self.container.seek(int((self.start - 2 * SECONDS_BEFORE) * av.time_base))
-        at = self.start
-        try:
-            for at, packet in self._copied() if self.copied else self._encoded():
-                yield at, packet
-        except FFmpegError as error:
-            notices.append(f"its sound breaks at {max(0.0, at):.2f} s ({error.strerror}); the result is silent from there on")
-
-    def _demuxed(self) -> Iterator[tuple[float, av.Packet]]:
-        for packet in self.container.demux(self.input):
+        shown = joined.add_stream_from_template(images)
+        heard = _to_its_end(_sound(joined, container, track, start, end), notices)
+        following = next(heard, None)
+        for packet in film.demux(images):
             progressed()
-            if packet.pts is None or packet.time_base is None or not packet.size:
+            if packet.dts is None or packet.time_base is None:
                 continue
-            seconds = float(packet.pts * packet.time_base)
-            if seconds >= self.end:
-                return
-            yield seconds, packet
+            while following is not None and following[0] <= packet.dts * packet.time_base:
+                joined.mux(following[1])
+                following = next(heard, None)
+            packet.stream = shown
+            joined.mux(packet)
+        while following is not None:
+            joined.mux(following[1])
+            following = next(heard, None)
 
-    def _copied(self) -> Iterator[tuple[float, av.Packet]]:
-        for seconds, packet in self._demuxed():
-            if seconds < self.start - SECONDS_BEFORE or packet.time_base is None:
-                continue
-            packet.pts -= round(self.start / packet.time_base)
-            packet.dts = packet.pts
-            packet.stream = self.output
-            yield seconds - self.start, packet
 
-    def _encoded(self) -> Iterator[tuple[float, av.Packet]]:
-        encoder = self.output.codec_context
-        graph = None
-        for _, packet in self._demuxed():
-            for frame in self._frames(packet):
-                if graph is None:
-                    graph = self._graph(frame, encoder)
-                graph.push(frame)
-                yield from self._heard(graph)
-        if graph is not None:
-            graph.push(None)
-            yield from self._heard(graph)
-        for packet in self.output.encode(None):
-            yield float((packet.pts or 0) * packet.time_base), packet
+def _to_its_end(heard: Heard, notices: list[str]) -> Heard:
+    """A file that cannot be read further ends here."""
+    at = 0.0
+    try:
+        for at, packet in heard:
+            yield at, packet
+    except FFmpegError as error:
+        notices.append(f"its sound breaks at {max(0.0, at):.2f} s ({error.strerror}); the result is silent from there on")
 
-    def _frames(self, packet: av.Packet) -> list[av.AudioFrame]:
-        """A packet that cannot be decoded is a gap, and gaps are filled with silence."""
+
+def _sound(out: OutputContainer, container: InputContainer, track: int, start: float, end: float) -> Heard:
+    """The sound of one stream, from ``start`` on; the stream of the output is made at once, the rest as it is asked for."""
+    stream = next((stream for stream in container.streams.audio if stream.index == track), None)
+    if stream is None or stream.codec_context is None or not stream.codec_context.sample_rate:
+        raise UserError("its sound cannot be decoded")
+    if start > float((stream.start_time or 0) * (stream.time_base or 0)) + 2 * SECONDS_BEFORE:
+        container.seek(int((start - 2 * SECONDS_BEFORE) * av.time_base))
+    packets = _demuxed(container, stream, end)
+    if stream.codec_context.name in CODECS_OF_MP4:
+        return _copied(packets, out.add_stream_from_template(stream), start)
+    context = stream.codec_context
+    rate = min(AAC_RATES, key=lambda each: (each < context.sample_rate, abs(each - context.sample_rate)))
+    return _encoded(packets, stream, _aac(out, rate, context.layout.name, context.layout.nb_channels), start, end)
+
+
+def _demuxed(container: InputContainer, stream: av.AudioStream, end: float) -> Heard:
+    for packet in container.demux(stream):
+        progressed()
+        if packet.pts is None or packet.time_base is None or not packet.size:
+            continue
+        seconds = float(packet.pts * packet.time_base)
+        if seconds >= end:
+            return
+        yield seconds, packet
+
+
+def _copied(packets: Heard, output: av.AudioStream, start: float) -> Heard:
+    for seconds, packet in packets:
+        if seconds >= start - SECONDS_BEFORE and packet.pts is not None and packet.time_base is not None:
+            packet.pts = packet.dts = packet.pts - round(start / packet.time_base)
+            packet.stream = output
+            yield seconds - start, packet
+
+
+def _encoded(packets: Heard, stream: av.AudioStream, output: av.AudioStream, start: float, end: float) -> Heard:
+    graph, clock = None, stream.time_base or Fraction(1, output.codec_context.sample_rate)
+    for _, packet in packets:
+        for frame in _decoded(stream, packet):
+            graph = graph or _graph(frame, clock, output.codec_context, start, end)
+            graph.push(frame)
+            yield from _pulled(graph, output)
+    if graph is not None:
+        graph.push(None)
+        yield from _pulled(graph, output)
+    yield from _timed(output.encode(None))
+
+
+def _decoded(stream: av.AudioStream, packet: av.Packet) -> list[av.AudioFrame]:
+    """A packet that cannot be decoded is a gap, and gaps are filled with silence."""
+    try:
+        return [frame for frame in stream.codec_context.decode(packet) if frame.pts is not None]
+    except FFmpegError:
+        return []
+
+
+def _graph(frame: av.AudioFrame, clock: Fraction, encoder: AudioCodecContext, start: float, end: float) -> Graph:
+    """Cut to the span, put at its beginning, gaps filled with silence, in the encoder's own format."""
+    graph = Graph()
+    graph.link_nodes(
+        graph.add_abuffer(sample_rate=frame.sample_rate, format=frame.format.name, layout=frame.layout.name, time_base=clock),
+        graph.add("atrim", f"start={start:.9f}:end={end:.9f}"),
+        graph.add("asetpts", f"PTS-{start:.9f}/TB"),
+        graph.add("aresample", f"{encoder.sample_rate}:async=1:min_hard_comp=0.02:first_pts=0"),
+        graph.add("aformat", f"sample_fmts={encoder.format.name}:channel_layouts={encoder.layout.name}"),
+        graph.add("abuffersink"),
+    )
+    graph.configure()
+    return graph
+
+
+def _pulled(graph: Graph, output: av.AudioStream) -> Heard:
+    while True:
         try:
-            return [frame for frame in self.input.codec_context.decode(packet) if frame.pts is not None]
-        except FFmpegError:
-            return []
+            frame = graph.pull()
+        except (BlockingIOError, EOFError):
+            return
+        assert isinstance(frame, av.AudioFrame)
+        yield from _timed(output.encode(frame))
 
-    def _graph(self, frame: av.AudioFrame, encoder: AudioCodecContext) -> Graph:
-        """Cut to the span, put at its beginning, gaps filled with silence, in the encoder's own format."""
-        graph = Graph()
-        cut = graph.add("atrim", f"start={self.start:.9f}:end={self.end:.9f}")
-        move = graph.add("asetpts", f"PTS-{self.start:.9f}/TB")
-        fill = graph.add("aresample", f"{encoder.sample_rate}:async=1:min_hard_comp=0.02:first_pts=0")
-        shape = graph.add("aformat", f"sample_fmts={encoder.format.name}:channel_layouts={encoder.layout.name}")
-        source = graph.add_abuffer(
-            sample_rate=frame.sample_rate, format=frame.format.name, layout=frame.layout.name, time_base=Fraction(frame.time_base)
-        )
-        graph.link_nodes(source, cut, move, fill, shape, graph.add("abuffersink"))
-        graph.configure()
-        return graph
 
-    def _heard(self, graph: Graph) -> Iterator[tuple[float, av.Packet]]:
-        while True:
-            try:
-                frame = graph.pull()
-            except (BlockingIOError, EOFError):
-                return
-            for packet in self.output.encode(frame):
-                yield float((packet.pts or 0) * packet.time_base), packet
+def _timed(packets: list[av.Packet]) -> Heard:
+    return ((float((packet.pts or 0) * (packet.time_base or 0)), packet) for packet in packets)
 
 
 def _aac(out: OutputContainer, rate: int, layout: str, channels: int) -> av.AudioStream:

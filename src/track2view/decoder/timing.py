@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import takewhile
 
 import av
 import numpy as np
@@ -37,18 +38,25 @@ class Timing:
     cut_off: float | None
 
 
-def timing(container: InputContainer, stream: av.VideoStream, until: float) -> Timing:
-    """Read packets from where the container stands to ``until`` (seconds); nothing is decoded."""
-    times, last, last_of_any = [], None, None
+def timing(container: InputContainer, stream: av.VideoStream, start: float | None, until: float) -> Timing:
+    """Read packets from ``start`` (seconds; None: from the first) to ``until``; nothing is decoded.
+
+    Raises:
+        UserError: times leap, so that pictures would be held for ages.
+    """
+    if start is not None:
+        container.seek(int(start * av.time_base))
+    times, stored, last, last_of_any = [], 0, None, None
     cut_off = _beyond_the_file(container, stream)
     try:
         for packet in container.demux(None if until == float("inf") else [stream]):
             progressed()
-            stamp = packet.pts if packet.pts is not None else packet.dts
+            stamp = packet.dts if packet.pts is None or stamped_in_turn(container) else packet.pts
             if stamp is None or packet.time_base is None:
                 continue
             time = float(stamp * packet.time_base)
             if packet.stream is stream and not packet.is_discard:
+                stored += 1
                 last = max(time, time if last is None else last)
                 if packet.size:
                     times.append(time)
@@ -61,9 +69,15 @@ def timing(container: InputContainer, stream: av.VideoStream, until: float) -> T
     announced = (stream.average_rate or stream.guessed_rate) if times else stream.guessed_rate
     rate = constant_rate(sorted(times), announced)
     _reject_leaps(np.sort(times), float(rate))
-    if whole and cut_off is None and _announces_more(container, last_of_any):
+    fewer = stamped_in_turn(container) and stored < stream.frames
+    if whole and cut_off is None and ((fewer and start is None) or _announces_more(container, last_of_any)):
         cut_off = max(times, default=0.0) + float(1 / rate)
     return Timing(rate=rate, end=last + float(1 / rate) if whole and last is not None else None, cut_off=cut_off)
+
+
+def stamped_in_turn(container: InputContainer) -> bool:
+    """Whether packets have no times of their own but stand one after the other; FFmpeg's guesses for them are off by what is reordered."""
+    return container.format.name == "avi"
 
 
 def constant_rate(times: list[float], average: Fraction | None) -> Fraction:
@@ -123,8 +137,8 @@ def _beyond_the_file(container: InputContainer, stream: av.VideoStream) -> float
     """When the first frame is shown that the table of an MP4 or MOV places, in part at least, behind the end of the file."""
     if not container.format.name.startswith("mov"):
         return None
-    missing = [entry.timestamp for entry in stream.index_entries if entry.pos + entry.size > container.size]
-    return float(min(missing) * stream.time_base) if missing and stream.time_base else None
+    missing = list(takewhile(lambda entry: entry.pos + entry.size > container.size, reversed(stream.index_entries)))
+    return float(min(entry.timestamp for entry in missing) * stream.time_base) if missing and stream.time_base else None
 
 
 def _announces_more(container: InputContainer, last: float | None) -> bool:
