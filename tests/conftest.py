@@ -78,3 +78,12 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("the folder of real clips is not here")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def cases() -> Path:
+    """Small inputs of the kinds that people met in public threads; each has a README with its right value."""
+    folder = SHARED.parent / "cases"
+    if not folder.is_dir():
+        pytest.skip("the folder of cases is not here")
+    return folder

@@ -10,52 +10,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from media_support import FRAMES, HEIGHT, WIDTH, encode, image
 
 from track2view.errors import UserError
 from track2view.video import VideoWriter, clip_images, probe, read_clip, write_video
-
-HEIGHT, WIDTH, FRAMES = 96, 144, 12
-
-
-def image(index: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
-    """A smooth picture, brighter at the top left, with a red mark there; its green tells the frame's number."""
-    v, u = np.mgrid[:height, :width]
-    picture = np.stack([200 - u * 100 / width, np.full((height, width), 20.0 + 15 * index), 180 - v * 120 / height], axis=-1)
-    picture[: height // 4, : width // 4] = (230, 20 + 15 * index, 30)
-    return picture.astype(np.uint8)
-
-
-def encode(
-    path: Path,
-    codec: str,
-    pixel_format: str,
-    *,
-    times: list[int] | None = None,
-    rate: Fraction = Fraction(25),
-    sound: str | None = None,
-    size: tuple[int, int] = (HEIGHT, WIDTH),
-    count: int = FRAMES,
-) -> Path:
-    """Write a file with PyAV itself, as other programs would."""
-    with av.open(str(path), "w") as out:
-        stream = out.add_stream(codec, rate=rate)
-        stream.height, stream.width, stream.pix_fmt = *size, pixel_format
-        stream.time_base = 1 / rate
-        noise = out.add_stream(sound, rate=44100, layout="mono") if sound else None
-        for index in range(count):
-            frame = av.VideoFrame.from_ndarray(image(index, *size), format="rgb24").reformat(format=pixel_format)
-            frame.pts, frame.time_base = (times[index] if times else index), 1 / rate
-            out.mux(stream.encode(frame))
-        out.mux(stream.encode(None))
-        if noise is not None:
-            seconds = float(count / rate)
-            wave = (0.3 * np.sin(np.arange(int(44100 * seconds)) / 20)).astype(np.float32)
-            for start in range(0, len(wave), 1024):
-                samples = av.AudioFrame.from_ndarray(wave[None, start : start + 1024], format="fltp", layout="mono")
-                samples.sample_rate, samples.pts = 44100, start
-                out.mux(noise.encode(samples))
-            out.mux(noise.encode(None))
-    return path
 
 
 @pytest.mark.parametrize(
