@@ -97,9 +97,9 @@ def flash_and_beep(
     form: str | None = None,
 ) -> Path:
     """A black film at 25 frames/s that is white for a tenth of a second, and sounds there; its sound track may begin late."""
-    sample = {"pcm_mulaw": "s16", "pcm_s16le": "s16", "libopus": "flt", "flac": "s16", "libvorbis": "fltp"}.get(codec, "fltp")
+    sample = {"pcm_mulaw": "s16", "pcm_s16le": "s16", "libopus": "flt", "flac": "s16", "mp2": "s16"}.get(codec, "fltp")
     with av.open(str(path), "w", format=form) as out:
-        film = out.add_stream("libx264", rate=25, options={"g": "10"})
+        film = out.add_stream("libx264", rate=25, options={"g": "10", "bf": "0"})
         film.height, film.width, film.pix_fmt = 64, 64, "yuv420p"
         track = out.add_stream(codec, rate=rate, layout=layout)
         for index in range(int(25 * seconds)):

@@ -59,7 +59,8 @@ def test_an_edit_list_trims_the_start_also_between_keyframes(cut: int, tmp_path:
 @pytest.mark.parametrize("name", ["film.avi", "film.mkv", "film.ts"])
 def test_dropped_pictures_are_those_before(name: str, dropped: set[int], tmp_path: Path) -> None:
     """AVI writes packets of no bytes for them, the others leave gaps."""
-    whole = encode(tmp_path / "whole.mkv", "mpeg4", "yuv420p", count=24, options={"g": "1"})
+    codec = "mpeg2video" if name.endswith("ts") else "mpeg4"
+    whole = encode(tmp_path / "whole.mkv", codec, "yuv420p", count=24, options={"g": "1"})
     clip = read_clip(remuxed(whole, tmp_path / name, keep=lambda index, packet: index not in dropped))
     shown = [max(kept for kept in range(24) if kept <= index and kept not in dropped) for index in range(24)]
     assert numbers(clip) == [index % FRAMES for index in shown]
@@ -82,8 +83,9 @@ def test_bare_streams_have_no_times_and_are_read_at_their_rate(codec: str, form:
 
 @pytest.mark.parametrize("name", ["film.mkv", "film.ts", "film.mp4"])
 def test_a_film_that_starts_between_keyframes_begins_at_the_first_whole_picture_and_so_does_its_sound(name: str, tmp_path: Path) -> None:
-    whole = film(tmp_path, "whole.mkv", sound="aac")
-    path = remuxed(whole, tmp_path / name, keep=lambda index, packet: packet.stream.type == "audio" or index >= 2)
+    path = remuxed(
+        film(tmp_path, "whole.mp4", sound="aac"), tmp_path / name, keep=lambda index, packet: packet.stream.type == "audio" or index >= 2
+    )
     with pytest.warns(Notice, match="starts between keyframes"):
         clip = read_clip(path)
     assert numbers(clip)[0] == 6
@@ -154,7 +156,7 @@ MATRICES = {
     "upright": ((1, 0, 0, 1), lambda picture: picture),
     "right": ((0, 1, -1, 0), lambda picture: np.rot90(picture, -1)),
     "half": ((-1, 0, 0, -1), lambda picture: np.rot90(picture, 2)),
-    "left": ((0, -1, 1, 0), lambda picture: np.rot90(picture)),
+    "left": ((0, -1, 1, 0), np.rot90),
     "mirrored": ((-1, 0, 0, 1), lambda picture: picture[:, ::-1]),
     "upside down": ((1, 0, 0, -1), lambda picture: picture[::-1]),
     "mirrored and right": ((0, 1, 1, 0), lambda picture: np.rot90(picture[:, ::-1])),
@@ -217,7 +219,7 @@ def srgb(light: np.ndarray) -> np.ndarray:
 
 
 def test_pq_is_toned_to_an_ordinary_screen(tmp_path: Path) -> None:
-    """Up to the knee (90 cd/m²), greys of 203 cd/m² of white are those of an ordinary screen; highlights keep their order, and 1000 is white."""
+    """Up to the knee (90 cd/m²) greys are those of a screen whose white is 203; highlights keep their order, and 1000 is white."""
     nits = np.array([0.0, 2.0, 10.0, 40.0, 80.0, 203.0, 500.0, 1000.0, 4000.0])
     path = coded(tmp_path / "pq.mp4", np.round(64 + 876 * pq(nits)), "colorprim=bt2020:transfer=smpte2084:colormatrix=bt2020nc")
     with pytest.warns(Notice, match=r"HDR; it is tone-mapped to BT\.709"):
@@ -270,7 +272,7 @@ def test_hdr_colours_of_bt2020_become_those_of_bt709(tmp_path: Path) -> None:
 def test_ranges_are_honoured(full: bool, low: int, high: int, tmp_path: Path) -> None:
     tags = "colorprim=bt709:transfer=bt709:colormatrix=bt709"
     path = coded(tmp_path / "grey.mp4", np.linspace(low, high, 5).round(), tags, full=full, matrix=1, transfer=1, primaries=1)
-    assert np.abs(patches(path) - np.linspace(0, 255, 5)[:, None]).max() <= 2
+    assert np.abs(patches(path) - np.linspace(0, 255, 5)[:, None]).max() <= 3
 
 
 def test_the_matrix_of_bt2020_is_honoured_without_hdr(tmp_path: Path) -> None:
@@ -302,7 +304,7 @@ def test_fields_are_made_whole_pictures(first: str, tmp_path: Path) -> None:
         stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, "yuv420p"
         for index in range(FRAMES):
             early, late = texture[:, 6 * index : 6 * index + WIDTH], texture[:, 6 * index + 3 : 6 * index + 3 + WIDTH]
-            frame = (early if first == "tff" else late).copy()
+            woven = frame = (early if first == "tff" else late).copy()
             frame[1::2] = (late if first == "tff" else early)[1::2]
             out.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         out.mux(stream.encode(None))
@@ -314,7 +316,7 @@ def test_fields_are_made_whole_pictures(first: str, tmp_path: Path) -> None:
         grey = picture.mean(-1)
         return float(np.abs(2 * grey[1:-1] - grey[:-2] - grey[2:]).mean())
 
-    assert combing(clip.image(6)) < 1.5 * combing(texture[:, 36 : 36 + WIDTH])
+    assert combing(clip.image(6)) < 0.5 * combing(woven)
     assert np.abs(clip.image(6)[16:-16, 16:-16].astype(int) - texture[16:-16, 52 : 20 + WIDTH]).mean() < 12
 
 
@@ -370,13 +372,13 @@ def test_leaping_times_are_refused_by_name_before_anything_is_held(leap: int, at
         read_clip(path)
 
 
-@pytest.mark.parametrize("aspect", [Fraction(1, 300), Fraction(200, 1), Fraction(1, 20)])
+@pytest.mark.parametrize("aspect", [Fraction(1, 100), Fraction(50, 1), Fraction(1, 20)])
 def test_pixels_beyond_any_lens_are_refused(aspect: Fraction, tmp_path: Path) -> None:
     path = tmp_path / "wide.mkv"
     with av.open(str(path), "w") as out:
         stream = out.add_stream("mpeg4", rate=25)
         stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, "yuv420p"
-        stream.codec_context.sample_aspect_ratio = min(aspect, Fraction(255)).limit_denominator(255)
+        stream.codec_context.sample_aspect_ratio = aspect
         for index in range(4):
             out.mux(stream.encode(av.VideoFrame.from_ndarray(image(index), format="rgb24")))
         out.mux(stream.encode(None))
@@ -391,7 +393,7 @@ def test_canvases_beyond_any_camera_are_refused_before_they_are_made(size: tuple
     header = b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, 0, 0) + bytes([0, 0, 0, 255, 255, 255])
     picture = b"," + struct.pack("<HHHHB", 0, 0, width, height, 0) + bytes([2, 2, 0x44, 0x01, 0])
     (tmp_path / "huge.gif").write_bytes(header + picture + picture + b";")
-    with pytest.raises(UserError, match="pixels; 67 million at most|cannot be decoded|cannot be read"):
+    with pytest.raises(UserError, match=r"pixels; 67 million at most|cannot be decoded|cannot be read"):
         read_clip(tmp_path / "huge.gif")
     cv2.imwrite(str(tmp_path / "small.png"), image(0))
     data = bytearray((tmp_path / "small.png").read_bytes())
@@ -460,7 +462,7 @@ def test_the_kernel_ends_a_decoder_that_stands_still() -> None:
         "limits.confine(Path('.'))\nlimits.progressed()\nimport re\nre.match('(a+)+b', 'a' * 64)\n"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    assert subprocess.run([sys.executable, "-c", program], timeout=60, env=environment).returncode == -14
+    assert subprocess.run([sys.executable, "-c", program], check=False, timeout=60, env=environment).returncode == -14
 
 
 def test_a_decoder_has_no_more_memory_than_files_of_its_size_need(tmp_path: Path) -> None:
@@ -470,13 +472,14 @@ def test_a_decoder_has_no_more_memory_than_files_of_its_size_need(tmp_path: Path
         "limits.confine(Path(sys.argv[1]))\nnumpy.ones(1 << 28)\n"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    done = subprocess.run([sys.executable, "-c", program, tmp_path / "small"], timeout=60, env=environment, capture_output=True, text=True)
+    command = [sys.executable, "-c", program, str(tmp_path / "small")]
+    done = subprocess.run(command, check=False, timeout=60, env=environment, capture_output=True, text=True)
     assert "MemoryError" in done.stderr
 
 
 def test_frames_that_do_not_fit_into_memory_are_refused_with_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = film(tmp_path)
-    monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": 1000})())
+    monkeypatch.setattr("psutil.virtual_memory", type("Memory", (), {"available": 1000}))
     with pytest.raises(UserError, match=r"24 frames need 0\.0 GB of memory, 0\.0 GB are free: use a smaller --size or fewer --frames"):
         read_clip(path)
 
@@ -508,7 +511,7 @@ def test_nothing_is_left_running_by_a_reader_that_stops_early(tmp_path: Path) ->
         ("a.mov", "pcm_mulaw", 8000, "mono", "aac"),
         ("a.avi", "pcm_s16le", 44100, "stereo", "aac"),
         ("a.mov", "pcm_s16le", 48000, "5.1", "aac"),
-        ("a.mkv", "libvorbis", 44100, "stereo", "aac"),
+        ("a.mkv", "mp2", 44100, "stereo", "aac"),
         ("a.mkv", "flac", 44100, "mono", "flac"),
     ],
 )
@@ -540,13 +543,12 @@ def test_sound_that_begins_late_stays_in_step(name: str, codec: str, start: floa
 
 
 def test_sound_of_an_unknown_codec_costs_a_line_not_the_film(tmp_path: Path) -> None:
-    path = film(tmp_path, "film.mov", sound="aac")
-    data = path.read_bytes()
-    path.write_bytes(data.replace(b"mp4a", b"zzzz"))
+    path = flash_and_beep(tmp_path / "film.mov", "pcm_s16le", 48000, "mono")
+    path.write_bytes(path.read_bytes().replace(b"sowt", b"zzzz"))
     with pytest.warns(Notice, match="its sound has a codec that is not known here"):
         clip = read_clip(path)
     assert clip.audio is None
-    assert len(clip) == 24
+    assert len(clip) == 50
 
 
 @pytest.mark.parametrize("codec", ["aac", "pcm_s16le"])
@@ -634,16 +636,26 @@ def test_the_case_of_8_khz_keeps_its_one_channel_and_its_beep(cases: Path, tmp_p
     assert heard_at(tmp_path / "out.mp4") == pytest.approx(0.0, abs=0.02)
 
 
-@pytest.mark.parametrize("kind", ["gap_video", "gif_huge", "sar_video"])
-def test_hostile_cases_are_refused_in_one_line_or_harmless(kind: str, cases: Path) -> None:
-    refused = 0
-    for path in sorted((cases / "hostile" / kind).iterdir()):
-        try:
-            assert read_clip(path).frames.numel() < 1e8
-        except UserError as error:
-            assert "\n" not in str(error)
-            refused += 1
-    assert refused >= 2
+@pytest.mark.parametrize(
+    "path",
+    [
+        "gap_video/gap_12days.mkv",
+        "gap_video/gap_1year.mkv",
+        "gif_huge/huge.gif",
+        "gif_huge/huge65535.gif",
+        "sar_video/narrow2.mkv",
+        "sar_video/wide2.mkv",
+        "sar_video/wide2.mp4",
+    ],
+)
+def test_hostile_cases_are_refused_in_one_line(path: str, cases: Path) -> None:
+    with pytest.raises(UserError, match=r"^[^\n]*(leap|pixels|cannot be decoded)[^\n]*$"):
+        read_clip(cases / "hostile" / path)
+
+
+@pytest.mark.parametrize("path", ["narrow.mkv", "narrow2.mp4", "wide.mkv"])
+def test_shapes_that_no_player_believes_are_left_out(path: str, cases: Path) -> None:
+    assert read_clip(cases / "hostile" / "sar_video" / path).size == (48, 64)
 
 
 class _nothing:  # noqa: N801

@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 from track2view.decoder.limits import MOST_PIXELS, check_pixels, progressed
 from track2view.decoder.media import opened, picture_of, sound_of
 from track2view.decoder.picture import deinterlaced, is_hdr, resized, shown, upright_size
-from track2view.decoder.timing import Timing, on_ticks, stamped_in_turn, timing
+from track2view.decoder.timing import Timing, is_bare, on_ticks, sought, stamped_in_turn, timing
 from track2view.errors import UserError
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
@@ -163,7 +163,7 @@ def _first_packet_time(path: Path) -> float | None:
     with opened(path) as container:
         for packet in container.demux(picture_of(container)):
             progressed()
-            if packet.pts is not None and packet.size and not packet.is_discard and packet.time_base is not None:
+            if packet.pts is not None and packet.size and not packet.is_discard and packet.time_base and not is_bare(container):
                 return float(packet.pts * packet.time_base)
     return None
 
@@ -172,16 +172,15 @@ def _sought(
     container: InputContainer, stream: av.VideoStream, wanted: float, header: Header, notices: list[str]
 ) -> Iterator[tuple[float | None, av.VideoFrame]]:
     """Frames from the one shown at ``wanted`` (seconds), or from one before it."""
-    if wanted > header.start + 1.0:
-        for margin in SEEK_MARGINS:
-            container.seek(int(max(header.start, wanted - margin) * av.time_base))
+    for margin in SEEK_MARGINS if wanted > header.start + 1.0 else ():
+        if sought(container, max(header.start, wanted - margin)):
             frames = _decoded(container, stream, notices)
             time, frame = next(frames, (None, None))
             if time is not None and frame is not None and time <= wanted + 0.5 / float(header.fps):
                 yield time, frame
                 yield from frames
                 return
-        container.seek(0)
+    sought(container, 0.0)
     yield from _decoded(container, stream, notices)
 
 
@@ -193,11 +192,13 @@ def _decoded(container: InputContainer, stream: av.VideoStream, notices: list[st
     Raises:
         UserError: most of it cannot be decoded.
     """
-    stream.thread_type = "AUTO"
+    if not stream.codec_context.is_open:
+        stream.thread_type = "AUTO"
+        stream.codec_context.options = {"max_pixels": str(MOST_PIXELS)}
     context, clock, good, bad, turns = stream.codec_context, stream.time_base or Fraction(0), 0, 0, deque()
-    context.options = {**context.options, "max_pixels": str(MOST_PIXELS)}
     for packet in _packets(container, stream):
-        if packet is not None and packet.dts is not None and (packet.pts is None or stamped_in_turn(container)):
+        in_turn = packet is not None and packet.dts is not None and (packet.pts is None or stamped_in_turn(container))
+        if in_turn and not is_bare(container):
             turns.append(packet.dts)
         try:
             frames = context.decode(packet)
@@ -205,7 +206,7 @@ def _decoded(container: InputContainer, stream: av.VideoStream, notices: list[st
             bad += 1
             continue
         for frame in frames:
-            stamp = turns.popleft() if turns else frame.pts
+            stamp = turns.popleft() if turns else None if is_bare(container) else frame.pts
             if not good and frame.is_corrupt:
                 continue
             good += 1

@@ -14,6 +14,8 @@ from jaxtyping import Float
 from track2view.decoder.limits import progressed
 from track2view.errors import UserError
 
+NO_TIMESTAMPS = 0x80
+"""AVFMT_NOTIMESTAMPS."""
 DEFAULT_RATE = Fraction(25)
 HIGHEST_RATE, LOWEST_RATE = Fraction(1000), Fraction(1, 60)
 DRIFT = 0.75
@@ -45,18 +47,17 @@ def timing(container: InputContainer, stream: av.VideoStream, start: float | Non
         UserError: times leap, so that pictures would be held for ages.
     """
     if start is not None:
-        container.seek(int(start * av.time_base))
-    times, stored, last, last_of_any = [], 0, None, None
+        sought(container, start)
+    times, last, last_of_any = [], None, None
     cut_off = _beyond_the_file(container, stream)
     try:
         for packet in container.demux(None if until == float("inf") else [stream]):
             progressed()
             stamp = packet.dts if packet.pts is None or stamped_in_turn(container) else packet.pts
-            if stamp is None or packet.time_base is None:
+            if stamp is None or packet.time_base is None or is_bare(container):
                 continue
             time = float(stamp * packet.time_base)
             if packet.stream is stream and not packet.is_discard:
-                stored += 1
                 last = max(time, time if last is None else last)
                 if packet.size:
                     times.append(time)
@@ -69,10 +70,25 @@ def timing(container: InputContainer, stream: av.VideoStream, start: float | Non
     announced = (stream.average_rate or stream.guessed_rate) if times else stream.guessed_rate
     rate = constant_rate(sorted(times), announced)
     _reject_leaps(np.sort(times), float(rate))
-    fewer = stamped_in_turn(container) and stored < stream.frames
-    if whole and cut_off is None and ((fewer and start is None) or _announces_more(container, last_of_any)):
+    if whole and cut_off is None and _announces_more(container, stream, last_of_any):
         cut_off = max(times, default=0.0) + float(1 / rate)
     return Timing(rate=rate, end=last + float(1 / rate) if whole and last is not None else None, cut_off=cut_off)
+
+
+def sought(container: InputContainer, seconds: float) -> bool:
+    """Move to the keyframe before a time, where pictures have times."""
+    if is_bare(container):
+        return False
+    try:
+        container.seek(int(seconds * av.time_base))
+    except FFmpegError:
+        return False
+    return True
+
+
+def is_bare(container: InputContainer) -> bool:
+    """Whether it is an elementary stream, without times; FFmpeg's guesses for these suppose 25 frames a second."""
+    return bool(container.format.flags & NO_TIMESTAMPS)
 
 
 def stamped_in_turn(container: InputContainer) -> bool:
@@ -141,9 +157,11 @@ def _beyond_the_file(container: InputContainer, stream: av.VideoStream) -> float
     return float(min(entry.timestamp for entry in missing) * stream.time_base) if missing and stream.time_base else None
 
 
-def _announces_more(container: InputContainer, last: float | None) -> bool:
+def _announces_more(container: InputContainer, stream: av.VideoStream, last: float | None) -> bool:
     """Whether the header speaks of half a second or more behind the last packet."""
-    if container.duration is None or last is None or container.format.name.startswith("mov"):
+    if last is None or container.format.name.startswith("mov"):
         return False
-    start = (container.start_time or 0) / av.time_base
-    return start + container.duration / av.time_base - last > SECONDS_MISSING
+    start, length = (container.start_time or 0) / av.time_base, (container.duration or 0) / av.time_base
+    if stamped_in_turn(container) and stream.average_rate:
+        length = max(length, float(stream.frames / stream.average_rate))
+    return start + length - last > SECONDS_MISSING
