@@ -74,7 +74,7 @@ def test_an_avi_shows_pictures_in_order_though_it_stores_them_otherwise(tmp_path
 
 @pytest.mark.parametrize(("codec", "form"), [("libx264", "h264"), ("libx265", "hevc"), ("mpeg4", "m4v"), ("mpeg2video", "mpeg2video")])
 def test_bare_streams_have_no_times_and_are_read_at_their_rate(codec: str, form: str, tmp_path: Path) -> None:
-    path = encode(tmp_path / f"film.{form}", codec, "yuv420p", count=24, rate=Fraction(30), form=form, options={"bf": "2"})
+    path = encode(tmp_path / f"film.{form}", codec, "yuv420p", count=24, rate=Fraction(30), form=form, options={"bf": "2", "b": "4000000"})
     clip = read_clip(path)
     assert (len(clip), clip.fps) == (24, 30)
     assert numbers(clip) == [index % FRAMES for index in range(24)]
