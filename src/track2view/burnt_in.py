@@ -16,8 +16,9 @@ EDGE = 15
 """Grey levels a pixel: an edge that cannot move by a third of a pixel without being noticed."""
 SLANT = 0.05
 """Edges all along one direction may slide along themselves; letters have others."""
-SHARE_AROUND = 0.6
-MOST_OF_PICTURE = 0.25
+SHARE_AROUND, SHARE_TRAVELLING = 0.6, 0.7
+"""Of the pixels around a mark, and of all other edges, those that vary: a camera that stands still tells nothing of what is burnt in."""
+LEAST_OF_PICTURE, MOST_OF_PICTURE = 0.002, 0.25
 BLACK = 28
 MOST_OF_SIDE = 0.4
 
@@ -107,8 +108,8 @@ def _still_marks(grey: UInt8[np.ndarray, "T H W"]) -> Bool[np.ndarray, "H W"]:
         if weakest > SLANT * strongest and (varies[around] > MOVED).mean() > SHARE_AROUND:
             marks |= mark
     others = (np.hypot(*_slopes(grey[0].astype(np.float32))) > EDGE) & ~marks
-    travels = (varies[others] > MOVED).mean() > SHARE_AROUND if others.any() else False
-    return marks if travels and marks.mean() <= MOST_OF_PICTURE else np.zeros_like(marks)
+    travels = (varies[others] > MOVED).mean() > SHARE_TRAVELLING if others.any() else False
+    return marks if travels and LEAST_OF_PICTURE <= marks.mean() <= MOST_OF_PICTURE else np.zeros_like(marks)
 
 
 def _slopes(image: Float32[np.ndarray, "H W"]) -> tuple[Float32[np.ndarray, "H W"], Float32[np.ndarray, "H W"]]:

@@ -1,0 +1,95 @@
+"""Captions, logos and bars over scenes that move, and scenes with nothing of the kind."""
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import TrueShot
+
+from track2view.burnt_in import find_burnt_in
+from track2view.records import Clip
+from track2view.video import clip_images, read_clip, write_video
+
+
+def marked(clip: Clip, *, text: str | None = None, bars: tuple[int, int] = (0, 0), sides: int = 0) -> tuple[Clip, np.ndarray]:
+    """The clip with things burnt in, and where the letters are."""
+    height, width = clip.size
+    letters = np.zeros((height, width, 3), np.uint8)
+    outline = letters.copy()
+    if text:
+        place = (width // 5, height - bars[1] - 16)
+        cv2.putText(outline, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.7, (255, 255, 255), 5, cv2.LINE_AA)
+        cv2.putText(letters, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.7, (255, 255, 255), 2, cv2.LINE_AA)
+    frames = clip.frames.clone()
+    for index in range(len(clip)):
+        image = clip.image(index).astype(np.float32)
+        image = image * (1 - outline / 255.0) + letters
+        image[: bars[0]], image[height - bars[1] :], image[:, :sides], image[:, width - sides :] = 0, 0, 0, 0
+        frames[index] = torch.from_numpy(image.round().astype(np.uint8)).permute(2, 0, 1)
+    return replace(clip, frames=frames), letters.max(-1) > 128
+
+
+def through_a_codec(clip: Clip, tmp_path: object) -> Clip:
+    write_video(tmp_path / "coded.mp4", clip_images(clip), clip.fps, crf=23)
+    return read_clip(tmp_path / "coded.mp4")
+
+
+@pytest.mark.parametrize("shot", ["arc", "lively"])
+@pytest.mark.parametrize(
+    ("text", "bars", "sides"), [("words that stay", (0, 0), 0), ("LIVE", (20, 24), 0), (None, (16, 16), 0), (None, (0, 0), 30)]
+)
+def test_what_is_burnt_in_is_found_taken_out_and_laid_back(
+    shot: str, text: str | None, bars: tuple[int, int], sides: int, request: pytest.FixtureRequest, tmp_path: object
+) -> None:
+    true: TrueShot = request.getfixturevalue(shot)
+    clip, letters = marked(true.clip, text=text, bars=bars, sides=sides)
+    clip = through_a_codec(clip, tmp_path)
+    found = find_burnt_in(clip)
+    assert found is not None
+    assert np.abs(np.subtract((found.top, found.bottom, found.left, found.right), (*bars, sides, sides))).max() <= 1
+    assert found.in_words() == " and ".join([*["black bars"] * (sum(bars) + sides > 0), *["a caption or logo"] * bool(text)])
+    inside = np.s_[bars[0] + 2 : clip.size[0] - bars[1] - 2, sides + 2 : clip.size[1] - sides - 2]
+    if text:
+        assert found.mask[letters].mean() > 0.95
+        beside = found.mask & (cv2.dilate(letters.astype(np.uint8), np.ones((15, 15))) == 0)
+        assert beside[inside].mean() < 0.005
+    else:
+        assert not found.mask[inside].any()
+    clean = found.taken_out(clip)
+    middle = len(clip) // 2
+    if text:
+        before = np.abs(clip.image(middle).astype(int) - true.clip.image(middle))[letters].mean()
+        after = np.abs(clean.image(middle).astype(int) - true.clip.image(middle))[letters].mean()
+        assert after < 0.5 * before
+    laid = found.laid_back(clean.image(middle), clip.image(middle))
+    assert np.array_equal(laid[found.mask], clip.image(middle)[found.mask])
+    assert np.array_equal(laid[~found.mask], clean.image(middle)[~found.mask])
+
+
+@pytest.mark.parametrize("shot", ["arc", "lively"])
+def test_a_scene_alone_has_nothing_burnt_in(shot: str, request: pytest.FixtureRequest) -> None:
+    true: TrueShot = request.getfixturevalue(shot)
+    assert find_burnt_in(true.clip) is None
+
+
+def test_a_camera_that_stands_still_tells_nothing_but_bars(arc: TrueShot) -> None:
+    clip, _ = marked(arc.clip, text="words that stay", bars=(20, 20))
+    still = replace(clip, frames=clip.frames[:1].repeat(10, 1, 1, 1))
+    found = find_burnt_in(still)
+    assert found is not None
+    assert found.in_words() == "black bars"
+
+
+@pytest.mark.parametrize("name", ["bear", "gallery", "diner", "pstudio", "cat", "taxi"])
+def test_real_clips_without_marks_have_none(name: str, shared: object) -> None:
+    assert find_burnt_in(read_clip(shared / f"{name}.mp4", short_side=288, frames=60)) is None
+
+
+def test_the_case_of_a_caption_a_logo_and_bars(cases: object) -> None:
+    found = find_burnt_in(read_clip(cases / "burnt_in_overlay" / "clip.mp4", short_side=144))
+    assert found is not None
+    assert (found.top, found.bottom) == (18, 18)
+    assert found.in_words() == "black bars and a caption or logo"
+    assert find_burnt_in(read_clip(cases / "burnt_in_overlay" / "same_without.mp4", short_side=144)) is None
