@@ -4,11 +4,17 @@ import errno
 import warnings
 
 
+LONGEST = 800
+
+
 class UserError(ValueError):
     """Something the user gave cannot be used; the message is one line: what was wrong, and what to do.
 
     Library callers catch it like any ``ValueError``; the command line prints it and exits with code 2.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 class Notice(UserWarning):
@@ -20,7 +26,13 @@ class Notice(UserWarning):
 
 def notice(message: str) -> None:
     """Warn with a :class:`Notice`."""
-    warnings.warn(message, Notice, stacklevel=3)
+    warnings.warn(one_line(message), Notice, stacklevel=3)
+
+
+def one_line(message: str) -> str:
+    """A message as one line of bearable length, whatever file names and contents it quotes; nothing in it commands a terminal."""
+    line = "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in " ".join(message.split()))
+    return line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} … {line[-LONGEST // 2 :]}"
 
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
