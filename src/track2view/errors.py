@@ -3,7 +3,6 @@
 import errno
 import warnings
 
-
 LONGEST = 800
 
 

@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 from track2view.decoder.limits import MOST_PIXELS, check_pixels, progressed
 from track2view.decoder.media import opened, picture_of, sound_of
 from track2view.decoder.picture import deinterlaced, is_hdr, resized, shown, upright_size
-from track2view.decoder.timing import Timing, is_bare, on_ticks, sought, stamped_in_turn, timing
+from track2view.decoder.timing import Timing, is_bare, is_stamped_in_turn, on_ticks, sought, timing
 from track2view.errors import UserError
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
@@ -197,8 +197,7 @@ def _decoded(container: InputContainer, stream: av.VideoStream, notices: list[st
         stream.codec_context.options = {"max_pixels": str(MOST_PIXELS)}
     context, clock, good, bad, turns = stream.codec_context, stream.time_base or Fraction(0), 0, 0, deque()
     for packet in _packets(container, stream):
-        in_turn = packet is not None and packet.dts is not None and (packet.pts is None or stamped_in_turn(container))
-        if in_turn and not is_bare(container):
+        if packet is not None and packet.dts is not None and is_stamped_in_turn(container, packet):
             turns.append(packet.dts)
         try:
             frames = context.decode(packet)
@@ -206,7 +205,7 @@ def _decoded(container: InputContainer, stream: av.VideoStream, notices: list[st
             bad += 1
             continue
         for frame in frames:
-            stamp = turns.popleft() if turns else None if is_bare(container) else frame.pts
+            stamp = None if is_bare(container) else turns.popleft() if turns else frame.pts
             if not good and frame.is_corrupt:
                 continue
             good += 1

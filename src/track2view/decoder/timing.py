@@ -53,7 +53,7 @@ def timing(container: InputContainer, stream: av.VideoStream, start: float | Non
     try:
         for packet in container.demux(None if until == float("inf") else [stream]):
             progressed()
-            stamp = packet.dts if packet.pts is None or stamped_in_turn(container) else packet.pts
+            stamp = packet.dts if is_stamped_in_turn(container, packet) else packet.pts
             if stamp is None or packet.time_base is None or is_bare(container):
                 continue
             time = float(stamp * packet.time_base)
@@ -91,9 +91,9 @@ def is_bare(container: InputContainer) -> bool:
     return bool(container.format.flags & NO_TIMESTAMPS)
 
 
-def stamped_in_turn(container: InputContainer) -> bool:
-    """Whether packets have no times of their own but stand one after the other; FFmpeg's guesses for them are off by what is reordered."""
-    return container.format.name == "avi"
+def is_stamped_in_turn(container: InputContainer, packet: av.Packet) -> bool:
+    """Whether pictures have no times of their own but are shown at those of decoding in turn; FFmpeg guesses wrong ones for AVI."""
+    return packet.pts is None or container.format.name == "avi"
 
 
 def constant_rate(times: list[float], average: Fraction | None) -> Fraction:
@@ -162,6 +162,6 @@ def _announces_more(container: InputContainer, stream: av.VideoStream, last: flo
     if last is None or container.format.name.startswith("mov"):
         return False
     start, length = (container.start_time or 0) / av.time_base, (container.duration or 0) / av.time_base
-    if stamped_in_turn(container) and stream.average_rate:
+    if container.format.name == "avi" and stream.average_rate:
         length = max(length, float(stream.frames / stream.average_rate))
     return start + length - last > SECONDS_MISSING
