@@ -17,6 +17,7 @@ torch.set_num_threads(1)  # one core per worker: threads of two workers on two c
 cv2.setNumThreads(1)
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
+CASES = SHARED.parent / "cases"
 
 
 @dataclass(frozen=True)
@@ -78,3 +79,11 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("the folder of real clips is not here")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def cases() -> Path:
+    """Files that were once read wrongly, one folder each."""
+    if not CASES.is_dir():
+        pytest.skip("the folder of files that were once read wrongly is not here")
+    return CASES

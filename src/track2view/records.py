@@ -7,7 +7,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -257,8 +257,18 @@ class TrackSet:
         """
         if not path.exists():
             raise UserError(f"{path}: no such tracks file; `track2view track CLIP` makes one")
-        kinds = {"xyz_world": "float32", "visible": "bool", "confidence": "float32", "query_frame": "int64"}
-        fields = _fields(path, kinds, {"moving": "bool"}, "a tracks file (`track2view track CLIP` makes one)")
+        fields = _fields(
+            path,
+            {
+                "xyz_world": ("float32", "T N 3"),
+                "visible": ("bool", "T N"),
+                "confidence": ("float32", "T N"),
+                "query_frame": ("int64", "N"),
+                "moving": ("bool", "N"),
+            },
+            "a tracks file (`track2view track CLIP` makes one)",
+            optional={"moving"},
+        )
         try:
             return TrackSet(**fields)
         except UserError as error:
@@ -331,9 +341,9 @@ class PairedTracks:
         Raises:
             UserError: not such a file, or a field that is missing, misshapen or of another type.
         """
-        kinds = {"uv": "float32", "depth": "float32", "valid": "bool"}
+        kinds = {"uv": ("float32", "T N 2"), "depth": ("float32", "T N"), "valid": ("bool", "T N")}
         wanted = {f"{view}_{name}": kind for view in ("source", "target") for name, kind in kinds.items()}
-        fields = _fields(path, {**wanted, "confidence": "float32"}, {}, "a file of paired tracks")
+        fields = _fields(path, {"confidence": ("float32", "T N"), **wanted}, "a file of paired tracks")
         try:
             source, target = (ViewTracks(**{name: fields[f"{view}_{name}"] for name in kinds}) for view in ("source", "target"))
             return PairedTracks(source=source, target=target, confidence=fields["confidence"])
@@ -353,16 +363,27 @@ def horizontal_fov(intrinsics: Float[Tensor, "3 3"], size: Size) -> float:
     return math.degrees(2 * math.atan(size[1] / (2 * float(intrinsics[0, 0]))))
 
 
-def _fields(path: Path, needed: dict[str, str], optional: dict[str, str], what: str) -> dict[str, Tensor]:
-    """The arrays of an ``.npz`` file by name, each of the type that is asked for."""
-    arrays = read_arrays(path)
-    if missing := sorted(needed.keys() - arrays.keys()):
+def _fields(path: Path, wanted: dict[str, tuple[str, str]], what: str, optional: Collection[str] = ()) -> dict[str, Tensor]:
+    """The arrays of an ``.npz`` file by name, each of the type and the shape that is asked for ("T N 3": letters are any length)."""
+    try:
+        arrays = read_arrays(path)
+    except UserError as error:
+        raise UserError(f"{path}: not {what}: {str(error).removeprefix(f'{path}: ')}") from None
+    if missing := sorted(wanted.keys() - arrays.keys() - set(optional)):
         raise UserError(f"{path}: not {what}, lacks {', '.join(missing)}")
-    kinds = {**needed, **{name: kind for name, kind in optional.items() if name in arrays}}
-    for name, kind in kinds.items():
-        if arrays[name].dtype != np.dtype(kind):
-            raise UserError(f"{path}: {name}: expected {kind}, got {arrays[name].dtype}")
-    return {name: torch.from_numpy(arrays[name]) for name in kinds}
+    fields, lengths = {}, {}
+    for name, (kind, dimensions) in wanted.items():
+        if name not in arrays:
+            continue
+        array, axes = arrays[name], dimensions.split()
+        if array.dtype != np.dtype(kind):
+            raise UserError(f"{path}: {name}: expected {kind}, got {array.dtype}")
+        shape = [int(axis) if axis.isdecimal() else lengths.get(axis, axis) for axis in axes]
+        if len(shape) != array.ndim or any(isinstance(want, int) and want != got for want, got in zip(shape, array.shape, strict=True)):
+            raise UserError(f"{path}: {name}: expected [{', '.join(map(str, shape))}], got {list(array.shape)}")
+        lengths |= dict(zip(axes, array.shape, strict=True))
+        fields[name] = torch.from_numpy(array)
+    return fields
 
 
 def _reject_frames(field: str, bad: Bool[Tensor, "T"], what: str, values: Float64[Tensor, "T"] | None = None) -> None:

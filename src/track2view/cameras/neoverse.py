@@ -45,7 +45,7 @@ def read_neoverse(document: dict, size: Size | None, file: Path) -> CameraPath:
     zoom = torch.linspace(1, number(document.get("zoom_ratio", 1.0), "zoom_ratio"), frames, dtype=torch.float64)
     path.intrinsics[:, [0, 1], [0, 1]] *= zoom[:, None]
     if document.get("mode", "relative") == "relative":
-        notice(f"{file}: NeoVerse adds this path to the clip's own motion (mode relative); here it is a path of its own")
+        notice(f"{file}: NeoVerse adds this path to the clip's own motion (mode relative); here it is a camera's whole path")
     return path
 
 

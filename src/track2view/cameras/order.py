@@ -133,8 +133,11 @@ def timed(camera: CameraPath, microseconds: Sequence[float], file: object) -> Ca
     if (gaps <= 0).any():
         row = int(np.flatnonzero(gaps <= 0)[0])
         raise UserError(f"timestamps: frame {row + 1} ({stamps[row + 1]:.0f}) is not later than frame {row} ({stamps[row]:.0f}); sort them")
+    typical = float(np.sort(gaps)[(len(gaps) - 1) // 2])
+    if typical < SHORTEST_INTERVAL and (stamps == np.round(stamps)).all():
+        return filled(camera, [int(stamp) for stamp in stamps], file)
     with np.errstate(over="ignore"):
-        steps = float(np.maximum(np.round(gaps / np.median(gaps)), 1).sum())
+        steps = float(np.maximum(np.round(gaps / typical), 1).sum())
     if steps > len(gaps):
         _check_length(steps + 1, len(stamps), f"its timestamps leave out {steps - len(gaps):.0f} frames")
     interval = float(stamps[-1] - stamps[0]) / steps
