@@ -12,14 +12,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import TrueShot
 
 from track2view.cameras import read_camera, read_keyframes, write_camera
 from track2view.cameras.formats import convert_realcam_pickle
 from track2view.cameras.lens import Lens, displacement
 from track2view.cameras.order import cameras_of, frame_numbers, natural_key
+from track2view.cli.render import _check_camera
 from track2view.errors import Notice, UserError
 from track2view.geometry import project
-from track2view.records import CameraPath, PairedTracks, TrackSet, ViewTracks
+from track2view.pipeline import prepare
+from track2view.records import CameraPath, Clip, PairedTracks, TrackSet, ViewTracks
+from track2view.trackers import SfmTracker
 
 SIZE = (240, 320)
 
@@ -524,6 +528,31 @@ def test_a_guessed_focal_length_stays_a_guess(tmp_path: Path) -> None:
 def test_files_without_a_focal_length_say_so(name: str, content: str, known: bool, tmp_path: Path) -> None:
     (tmp_path / name).parent.mkdir(exist_ok=True)
     assert read_camera(write(tmp_path / name, content)).focal_known is known
+
+
+def test_a_guessed_focal_length_of_the_source_is_warned_of(lively: TrueShot, tmp_path: Path) -> None:
+    clip = Clip(frames=lively.clip.frames[:6, :, ::2, ::2].contiguous(), fps=lively.clip.fps)
+    np.savez(tmp_path / "pose.npz", data=lively.camera.world_from_camera[:6].numpy(), inds=np.arange(6))
+    guessed = read_camera(tmp_path / "pose.npz", clip.size)
+    shot = prepare(clip, source_camera=guessed, use_cache=False)
+    (warning,) = [each for each in shot.tracking.report.warnings if "focal length" in each]
+    assert warning == "the source camera's file has no focal length: assumed 53° wide; give --fov if you know it"
+    assert (shot.tracking.report.focal_estimated, shot.tracking.camera.focal_known) == (False, False)
+    shot = prepare(clip, source_camera=guessed, tracker=SfmTracker(fov=90), use_cache=False)
+    assert not [each for each in shot.tracking.report.warnings if "focal length" in each]
+    assert float(shot.tracking.camera.intrinsics[0, 0, 0]) == pytest.approx(clip.size[1] / 2)
+    with pytest.warns(Notice, match="--fov 60 is not used"):
+        prepare(clip, source_camera=guessed.with_fov(50), tracker=SfmTracker(fov=60), use_cache=False)
+    with pytest.warns(Notice, match="of another shape"):
+        prepare(clip, source_camera=guessed.resized((96, 96)), use_cache=False)
+
+
+def test_cameras_are_checked_early_but_spoken_of_once(tmp_path: Path) -> None:
+    _check_camera(str(vipe(tmp_path, [0, 1, 3])), None)
+    with pytest.raises(UserError, match="twice"):
+        _check_camera(str(vipe(tmp_path, [0, 1, 1])), None)
+    with pytest.raises(UserError, match="no such camera file"):
+        _check_camera("poses.npy", None)
 
 
 # --- text, lists and arrays -----------------------------------------------------------------------------------------------------
