@@ -429,6 +429,13 @@ def test_bad_models_are_refused(cameras: str, images: str, words: str, tmp_path:
         read_camera(tmp_path)
 
 
+def test_prefixes_with_lenses_of_their_own_are_cameras(tmp_path: Path) -> None:
+    cameras = "1 PINHOLE 320 240 300 300 160 120\n2 PINHOLE 320 240 200 200 160 120"
+    with pytest.raises(UserError, match="holds 2 cameras; choose one with #NAME: a, b"):
+        read_camera(colmap(tmp_path, ["a_1.jpg", "a_2.jpg", "b_3.jpg", "b_4.jpg"], cameras, ids=[1, 1, 2, 2]))
+    assert float(read_camera(f"{tmp_path}#b").intrinsics[0, 0, 0]) == 200
+
+
 def test_images_of_two_sizes_are_refused(tmp_path: Path) -> None:
     cameras = "1 PINHOLE 320 240 300 300 160 120\n2 PINHOLE 640 480 600 600 320 240"
     with pytest.raises(UserError, match=r"1.jpg and 2.jpg are of different sizes \(320×240 and 640×480\)"):

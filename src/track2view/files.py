@@ -122,7 +122,7 @@ def _damage_named(path: Path, suffix: str) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
     except _DAMAGED as error:
-        raise UserError(f"{path}: not a whole {suffix} file ({str(error)[:200]}); copy or make it again") from None
+        raise UserError(f"{path}: not a whole {suffix} file ({' '.join(str(error).split())[:200]}); copy or make it again") from None
 
 
 def _header(file: BufferedIOBase, name: str) -> tuple[tuple[int, ...], bool, np.dtype]:
