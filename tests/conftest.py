@@ -17,6 +17,7 @@ torch.set_num_threads(1)  # one core per worker: threads of two workers on two c
 cv2.setNumThreads(1)
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
+CASES = SHARED.parent / "cases"
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,6 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def cases() -> Path:
     """Small inputs of the kinds that people met in public threads; each has a README with its right value."""
-    folder = SHARED.parent / "cases"
-    if not folder.is_dir():
+    if not CASES.is_dir():
         pytest.skip("the folder of cases is not here")
-    return folder
+    return CASES

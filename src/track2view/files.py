@@ -2,8 +2,13 @@
 
 import json
 import math
+import struct
+import warnings
 import zipfile
 import zlib
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from io import BufferedIOBase, BytesIO
 from lzma import LZMAError
 from pathlib import Path
 from tokenize import TokenError
@@ -49,11 +54,24 @@ def read_json(path: Path) -> object:
     except RecursionError:
         raise UserError(f"{path}: JSON nested too deeply to be read") from None
     except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error})") from None
+        raise UserError(f"{path}: cannot be read: not JSON ({error})") from None
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of an ``.npz`` file; nothing in it is run, and it takes no more memory than it holds.
+def read_array(path: Path) -> np.ndarray:
+    """The array of an ``.npy`` file; nothing in it is run, and it takes no more memory than it holds.
+
+    Raises:
+        UserError: missing, cut short, damaged, holding Python objects, or over 512 MiB.
+    """
+    with _damage_named(path, ".npy"):
+        if (size := path.stat().st_size) > ARRAY_BYTES:
+            raise UserError(f"{path}: {size / 1e6:.0f} MB; {ARRAY_BYTES / 1e6:.0f} MB at most are read, is this the right file?")
+        with path.open("rb") as file:
+            return _values(file, size, path.name)
+
+
+def read_arrays(path: Path, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    """Arrays of an ``.npz`` file, all or those of the given names; nothing in it is run, and it takes no more memory than it holds.
 
     An array is allocated only after its header has been found to announce what the archive holds of it, and all together may take
     512 MiB or a hundred times the file's own size, whichever is more.
@@ -61,39 +79,82 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     Raises:
         UserError: missing, cut short, damaged, holding Python objects, or growing beyond these limits.
     """
-    try:
+    with _damage_named(path, ".npz"):
         limit = max(ARRAY_BYTES, INFLATION * path.stat().st_size)
         with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-            if (total := sum(member.file_size for member in members)) > limit:
+            members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+            members = {name: member for name, member in members.items() if names is None or name in names}
+            if (total := sum(member.file_size for member in members.values())) > limit:
                 raise UserError(f"{path}: would grow to {total / 1e6:.0f} MB when unpacked; {limit / 1e6:.0f} MB at most are read")
-            return {member.filename.removesuffix(".npy"): _read_array(archive, member) for member in members}
+            arrays = {}
+            for name, member in members.items():
+                with _member(archive, member) as file:
+                    arrays[name] = _values(file, member.file_size, member.filename)
+            return arrays
+
+
+def array_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """What shapes the arrays of an ``.npz`` file announce, by name; no array is read.
+
+    Raises:
+        UserError: missing, cut short or damaged.
+    """
+    with _damage_named(path, ".npz"), zipfile.ZipFile(path) as archive:
+        shapes = {}
+        for member in archive.infolist():
+            with _member(archive, member) as file:
+                shapes[member.filename.removesuffix(".npy")] = _header(file, member.filename)[0]
+        return shapes
+
+
+def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> BufferedIOBase:
+    """A member of a kind that numpy writes: of others a few bytes can unpack to gigabytes at once."""
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{member.filename}: compression of kind {member.compress_type}, which numpy does not write")
+    return archive.open(member)  # pyrefly: ignore[bad-return]
+
+
+@contextmanager
+def _damage_named(path: Path, suffix: str) -> Iterator[None]:
+    try:
+        yield
     except UserError:
         raise
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
     except _DAMAGED as error:
-        raise UserError(f"{path}: not a whole .npz file ({error}); copy or make it again") from None
+        raise UserError(f"{path}: not a whole {suffix} file ({' '.join(str(error).split())[:200]}); copy or make it again") from None
 
 
-def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
-    with archive.open(member) as file:
-        version = np.lib.format.read_magic(file)
-        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
-        if read_header is None:
-            raise ValueError(f"{member.filename}: npy version {version}")
-        shape, fortran, kind = read_header(file, max_header_size=HEADER_BYTES)
-        if kind.kind not in "biufcSU" or not kind.itemsize:
-            raise ValueError(f"{member.filename}: holds {kind}, not numbers or text")
-        held = member.file_size - file.tell()
-        if min(shape, default=0) < 0 or math.prod(shape) * kind.itemsize != held:
-            raise ValueError(f"{member.filename}: announces {list(shape)} of {kind}, holds {held} bytes")
-        flat = np.empty(math.prod(shape), kind)
-        place = flat.view(np.uint8)
-        for start in range(0, held, CHUNK):
-            size = min(CHUNK, held - start)
-            place[start : start + size] = np.frombuffer(file.read(size), np.uint8, count=size)
-        return flat.reshape(shape, order="F" if fortran else "C")
+def _header(file: BufferedIOBase, name: str) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether in Fortran's order, and type."""
+    version = np.lib.format.read_magic(file)
+    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
+    if read is None:
+        raise ValueError(f"{name}: npy version {version}")
+    field = "<H" if version == (1, 0) else "<I"
+    prefix = file.read(struct.calcsize(field))
+    if (length := struct.unpack(field, prefix)[0]) > HEADER_BYTES:  # numpy would take as much memory as is announced
+        raise ValueError(f"{name}: announces a header of {length} bytes")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # numpy's, on headers that Python 2 wrote: they are read as well
+        return read(BytesIO(prefix + file.read(length)), max_header_size=HEADER_BYTES)
+
+
+def _values(file: BufferedIOBase, size: int, name: str) -> np.ndarray:
+    """The array of an open file of ``size`` bytes."""
+    shape, fortran, kind = _header(file, name)
+    if kind.kind not in "biufcSU" or not kind.itemsize:
+        raise ValueError(f"{name}: holds {kind}, not numbers or text")
+    held = size - file.tell()
+    if min(shape, default=0) < 0 or math.prod(shape) * kind.itemsize != held:
+        raise ValueError(f"{name}: announces {list(shape)} of {kind}, holds {held} bytes")
+    flat = np.empty(math.prod(shape), kind)
+    place = flat.view(np.uint8)
+    for start in range(0, held, CHUNK):
+        share = min(CHUNK, held - start)
+        place[start : start + share] = np.frombuffer(file.read(share), np.uint8, count=share)
+    return flat.reshape(shape, order="F" if fortran else "C")
 
 
 _DAMAGED = (
@@ -109,5 +170,6 @@ _DAMAGED = (
     TypeError,
     ValueError,
     TokenError,
+    struct.error,
 )
 """What zipfile and numpy raise on damaged archives: tables, streams, unknown or encrypted members, headers that are no literal."""

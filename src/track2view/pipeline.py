@@ -1,6 +1,7 @@
 """The main path, top to bottom: a clip, its tracks and depth, a target camera, the re-filmed clip, the run folder."""
 
 import json
+import math
 import platform
 import resource
 import shutil
@@ -18,14 +19,14 @@ import torch
 from jaxtyping import UInt8
 
 from track2view import cache
-from track2view.cameras import apply_move, parse_move, read_camera, read_keyframes
+from track2view.cameras import apply_move, is_keyframes, parse_move, read_camera, read_keyframes
 from track2view.cameras.moves import RECAM_METRES_TO_PIVOT, Easing
-from track2view.errors import UserError
+from track2view.errors import UserError, notice
 from track2view.geometry import invert
 from track2view.overview import draw_overview
 from track2view.pairing import pair_by_projection
 from track2view.progress import progress
-from track2view.records import CameraPath, Clip, Size, TrackSet, atomic_path, scale_of
+from track2view.records import CameraPath, Clip, Size, TrackSet, atomic_path, horizontal_fov, scale_of
 from track2view.trackers import Queries, SfmTracker, Tracker, Tracking, TrackingReport
 from track2view.trackers.flow import neighbour_flow
 from track2view.video import VideoWriter
@@ -36,6 +37,8 @@ QUERY_ROWS = 24
 QUERY_INTERVAL = 20
 QUERY_BATCHES = 12
 MIN_SIDE = 32
+SAME_SHAPE = 0.03
+"""Largest logarithm of the ratio of two images' aspect ratios at which they count as one shape; codecs crop to whole blocks."""
 COMPARE_HEIGHT = 480
 NEVER_SEEN_COLOUR = (255, 64, 160)
 VERSIONED = ("track2view", "torch", "numpy", "opencv-contrib-python-headless", "av", "scipy")
@@ -70,7 +73,8 @@ def prepare(
     Args:
         clip: two frames or more, at least 32 pixels on the short side.
         tracker: :class:`SfmTracker` by default.
-        source_camera: the clip's camera path where known; used as it is.
+        source_camera: the clip's camera path where known; used as it is, but for a focal length that its file did not have: that is
+            the one of the tracker's ``fov``, or the report warns of a guess.
         tracks: 3D tracks in the world of ``source_camera`` where known; no tracker runs then.
         queries: where tracks start; :func:`default_queries` by default.
         use_cache: look for, and keep, results in :func:`track2view.cache.cache_folder`.
@@ -85,9 +89,17 @@ def prepare(
         raise UserError("the clip has one frame; at least two are needed to tell how the camera moves: lengthen --frames or --end")
     if tracks is not None and source_camera is None:
         raise UserError("--tracks needs --source-camera: 3D tracks mean nothing without the camera they were seen by")
+    if source_camera is not None:
+        source_camera = _known(source_camera, clip, getattr(tracker, "fov", None))
+    guessed = source_camera is not None and not source_camera.focal_known
     queries = queries or default_queries(clip)
     starts = [queries.frame.tolist(), queries.uv.tolist()]
-    settings = {"tracker": tracker.name, "fov": getattr(tracker, "fov", None), "queries": starts}
+    settings = {
+        "tracker": tracker.name,
+        "fov": getattr(tracker, "fov", None),
+        "queries": starts,
+        **({"focal": "guessed"} if guessed else {}),
+    }
     key = cache.content_key(clip, settings, source_camera, tracks) if use_cache else ""
     if use_cache and (known := cache.load(key)) is not None:
         return Shot(clip=clip, tracking=known[0], depth=known[1])
@@ -102,6 +114,10 @@ def prepare(
     flow = tracking.flow or neighbour_flow(clip)
     depth = densify(clip, flow, tracking.tracks, tracking.camera)
     finished = time.perf_counter()
+    if guessed:
+        fov = horizontal_fov(tracking.camera.intrinsics[0], tracking.camera.size)
+        warning = f"the source camera's file has no focal length: assumed {fov:.0f}° wide; give --fov if you know it"
+        tracking = replace(tracking, report=replace(tracking.report, warnings=(*tracking.report.warnings, warning)))
     tracking = replace(tracking, flow=None)
     if use_cache:
         cache.store(key, tracking, depth)
@@ -150,12 +166,12 @@ def target_camera(
     source = shot.tracking.camera
     path = Path(str(camera).partition("#")[0])
     if not path.exists():
-        if path.suffix in (".json", ".txt", ".npz"):
+        if path.suffix in (".json", ".txt", ".npz", ".npy"):
             raise UserError(f"{path}: no such camera file")
         if relative_to == "world":
             raise UserError("--relative-to world is for camera files; a move is laid over source or first-frame")
         target = apply_move(parse_move(str(camera), amount, easing, relative_to or "source"), source, shot.unit_length)
-    elif path.suffix == ".json" and '"track2view.keyframes/' in path.read_text(errors="replace"):
+    elif is_keyframes(path):
         target = read_keyframes(path, source, shot.unit_length)
     else:
         target = _placed(read_camera(camera, shot.clip.size), shot, path, relative_to, resample=resample)
@@ -279,6 +295,19 @@ def check_disk(clip: Clip, out: Path) -> None:
         raise UserError(
             f"{out}: disk full: needs about {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free; free some or choose another --out"
         )
+
+
+def _known(camera: CameraPath, clip: Clip, fov: float | None) -> CameraPath:
+    """The source camera with the focal length that the user knows, where its file had none."""
+    (height, width), (rows, columns) = clip.size, camera.size
+    if abs(math.log(width * rows / (height * columns))) > SAME_SHAPE:
+        notice(
+            f"the source camera is of {columns}×{rows} images, the clip is {width}×{height}, of another shape: "
+            "each side's focal length goes with that side"
+        )
+    if fov is not None and camera.focal_known:
+        notice(f"--fov {fov:g} is not used: the source camera's file has a focal length")
+    return camera if fov is None or camera.focal_known else camera.with_fov(fov)
 
 
 def _given(clip: Clip, tracks: TrackSet, camera: CameraPath) -> Tracking:

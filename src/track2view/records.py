@@ -7,7 +7,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Float32, Float64, Int, UInt8
 from torch import Tensor
 
 from track2view.errors import UserError
+from track2view.files import read_arrays
 from track2view.geometry import inside, interpolate_poses, invert, project, rotation_angle
 
 Size = tuple[int, int]
@@ -95,6 +96,7 @@ class CameraPath:
         size: (H, W) in pixels.
         unit: "metre", or "scene": the median depth of the tracks visible at frame 0 is 1.
         fps: frames per second where known.
+        focal_known: False where the file had no focal length, and that of ``intrinsics`` is a guess (zooms over time are not).
     """
 
     world_from_camera: Float64[Tensor, "T 4 4"]
@@ -102,6 +104,7 @@ class CameraPath:
     size: Size
     unit: Unit = "scene"
     fps: float | None = None
+    focal_known: bool = True
 
     def __post_init__(self) -> None:
         poses, intrinsics = self.world_from_camera, self.intrinsics
@@ -129,6 +132,8 @@ class CameraPath:
             raise UserError(f"size: expected positive (H, W), got {self.size}")
         if self.unit not in ("scene", "metre"):
             raise UserError(f'unit: expected "scene" or "metre", got {self.unit!r}')
+        if self.fps is not None and not 0 < self.fps < math.inf:
+            raise UserError(f"fps: expected a positive rate, got {self.fps:g}")
 
     def __len__(self) -> int:
         return len(self.world_from_camera)
@@ -165,17 +170,24 @@ class CameraPath:
         poses[:, :3, 3] *= factor
         return replace(self, world_from_camera=poses, unit=unit)
 
+    def at(self, own: Float64[Tensor, "T"], times: Float64[Tensor, "S"]) -> "CameraPath":
+        """The path at other times than its ``own``, which increase; poses along SE(3), intrinsics linearly."""
+        entries = self.intrinsics.flatten(1).numpy()
+        columns = [np.interp(times.numpy(), own.numpy(), entries[:, entry]) for entry in range(9)]
+        intrinsics = torch.from_numpy(np.stack(columns, axis=1)).unflatten(1, (3, 3))
+        return replace(self, world_from_camera=interpolate_poses(own, self.world_from_camera, times), intrinsics=intrinsics)
+
     def resampled(self, frames: int) -> "CameraPath":
-        """The same path in ``frames`` frames, end points kept; poses along SE(3), intrinsics linearly."""
+        """The same path in ``frames`` frames, end points kept."""
         own = torch.arange(len(self), dtype=torch.float64)
-        times = torch.linspace(0, len(self) - 1, frames, dtype=torch.float64)
-        weights = torch.clamp(1.0 - (times[:, None] - own[None]).abs(), min=0.0)
-        return replace(
-            self,
-            world_from_camera=interpolate_poses(own, self.world_from_camera, times),
-            intrinsics=torch.einsum("ts,sij->tij", weights, self.intrinsics),
-            fps=None,
-        )
+        return replace(self.at(own, torch.linspace(0, len(self) - 1, frames, dtype=torch.float64)), fps=None)
+
+    def with_fov(self, degrees: float) -> "CameraPath":
+        """The same path with a focal length that makes frame 0 ``degrees`` wide; zooms over time are kept."""
+        focal = 0.5 * self.size[1] / math.tan(math.radians(degrees) / 2)
+        intrinsics = self.intrinsics.clone()
+        intrinsics[:, [0, 1], [0, 1]] *= focal / float(intrinsics[0, 0, 0])
+        return replace(self, intrinsics=intrinsics, focal_known=True)
 
     def first_frames(self, frames: int) -> "CameraPath":
         """The path cut to its first ``frames`` frames."""
@@ -190,6 +202,7 @@ class CameraPath:
             "fps": self.fps,
             "world_from_camera": self.world_from_camera.tolist(),
             "intrinsics": self.intrinsics.tolist(),
+            **({} if self.focal_known else {"focal_known": False}),
         }
         with atomic_path(path) as partial:
             partial.write_text(json.dumps(document))
@@ -238,18 +251,29 @@ class TrackSet:
 
     @staticmethod
     def load(path: Path) -> "TrackSet":
-        """Read what :meth:`save` wrote; raises :class:`UserError` naming the missing or misshapen field."""
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            UserError: not a tracks file, or a field that is missing, misshapen or of another type.
+        """
+        if not path.exists():
+            raise UserError(f"{path}: no such tracks file; `track2view track CLIP` makes one")
+        fields = _fields(
+            path,
+            {
+                "xyz_world": ("float32", "T N 3"),
+                "visible": ("bool", "T N"),
+                "confidence": ("float32", "T N"),
+                "query_frame": ("int64", "N"),
+                "moving": ("bool", "N"),
+            },
+            "a tracks file (`track2view track CLIP` makes one)",
+            optional={"moving"},
+        )
         try:
-            with np.load(path, allow_pickle=False) as archive:
-                arrays = {name: torch.from_numpy(archive[name]) for name in archive.files}
-        except FileNotFoundError:
-            raise UserError(f"{path}: no such tracks file; `track2view track CLIP` makes one") from None
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path}: not a tracks file ({error}); `track2view track CLIP` makes one") from None
-        fields = {"xyz_world", "visible", "confidence", "query_frame"}
-        if missing := sorted(fields - arrays.keys()):
-            raise UserError(f"{path}: not a tracks file, lacks {', '.join(missing)}; `track2view track CLIP` makes one")
-        return TrackSet(**{name: arrays[name] for name in (*sorted(fields), "moving") if name in arrays})
+            return TrackSet(**fields)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -267,13 +291,13 @@ class ViewTracks:
     valid: Bool[Tensor, "T N"]
 
     def __post_init__(self) -> None:
-        if self.uv.shape != (*self.depth.shape, 2) or self.valid.shape != self.depth.shape:
+        if self.depth.ndim != 2 or self.uv.shape != (*self.depth.shape, 2) or self.valid.shape != self.depth.shape:
             raise UserError(
                 f"ViewTracks: shapes disagree: uv {list(self.uv.shape)}, depth {list(self.depth.shape)}, valid {list(self.valid.shape)}"
             )
         uv, depth = self.uv[self.valid], self.depth[self.valid]
-        if not bool(((uv >= 0) & (uv <= 1)).all()) or not bool((depth > 0).all()):
-            raise UserError("ViewTracks.valid: a valid entry lies outside the image or behind the camera")
+        if not bool(((uv >= 0) & (uv <= 1)).all()) or not bool(((depth > 0) & depth.isfinite()).all()):
+            raise UserError("ViewTracks.valid: a valid entry lies outside the image, behind the camera or nowhere")
 
     @staticmethod
     def of(tracks: TrackSet, camera: CameraPath) -> "ViewTracks":
@@ -298,6 +322,8 @@ class PairedTracks:
 
     def __post_init__(self) -> None:
         shape = self.confidence.shape
+        if not bool(((self.confidence >= 0) & (self.confidence <= 1)).all()):
+            raise UserError("PairedTracks.confidence: has values outside [0, 1]")
         for name, view in (("source", self.source), ("target", self.target)):
             if view.depth.shape != shape:
                 raise UserError(f"PairedTracks.{name}: expected {list(shape)} to match confidence, got {list(view.depth.shape)}")
@@ -311,17 +337,19 @@ class PairedTracks:
 
     @staticmethod
     def load(path: Path) -> "PairedTracks":
-        """Read what :meth:`save` wrote; raises :class:`UserError` naming what is missing."""
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            UserError: not such a file, or a field that is missing, misshapen or of another type.
+        """
+        kinds = {"uv": ("float32", "T N 2"), "depth": ("float32", "T N"), "valid": ("bool", "T N")}
+        wanted = {f"{view}_{name}": kind for view in ("source", "target") for name, kind in kinds.items()}
+        fields = _fields(path, {"confidence": ("float32", "T N"), **wanted}, "a file of paired tracks")
         try:
-            with np.load(path, allow_pickle=False) as archive:
-                arrays = {name: torch.from_numpy(archive[name]) for name in archive.files}
-            views = [
-                ViewTracks(uv=arrays[f"{name}_uv"], depth=arrays[f"{name}_depth"], valid=arrays[f"{name}_valid"])
-                for name in ("source", "target")
-            ]
-            return PairedTracks(source=views[0], target=views[1], confidence=arrays["confidence"])
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"{path}: not a file of paired tracks ({error})") from None
+            source, target = (ViewTracks(**{name: fields[f"{view}_{name}"] for name in kinds}) for view in ("source", "target"))
+            return PairedTracks(source=source, target=target, confidence=fields["confidence"])
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
 
 
 def scale_of(tracks: TrackSet, camera: CameraPath) -> float:
@@ -334,6 +362,29 @@ def scale_of(tracks: TrackSet, camera: CameraPath) -> float:
 def horizontal_fov(intrinsics: Float[Tensor, "3 3"], size: Size) -> float:
     """Horizontal field of view in degrees."""
     return math.degrees(2 * math.atan(size[1] / (2 * float(intrinsics[0, 0]))))
+
+
+def _fields(path: Path, wanted: dict[str, tuple[str, str]], what: str, optional: Collection[str] = ()) -> dict[str, Tensor]:
+    """The arrays of an ``.npz`` file by name, each of the type and the shape that is asked for ("T N 3": letters are any length)."""
+    try:
+        arrays = read_arrays(path)
+    except UserError as error:
+        raise UserError(f"{path}: not {what}: {str(error).removeprefix(f'{path}: ')}") from None
+    if missing := sorted(wanted.keys() - arrays.keys() - set(optional)):
+        raise UserError(f"{path}: not {what}, lacks {', '.join(missing)}")
+    fields, lengths = {}, {}
+    for name, (kind, dimensions) in wanted.items():
+        if name not in arrays:
+            continue
+        array, axes = arrays[name], dimensions.split()
+        if array.dtype != np.dtype(kind):
+            raise UserError(f"{path}: {name}: expected {kind}, got {array.dtype}")
+        shape = [int(axis) if axis.isdecimal() else lengths.get(axis, axis) for axis in axes]
+        if len(shape) != array.ndim or any(isinstance(want, int) and want != got for want, got in zip(shape, array.shape, strict=True)):
+            raise UserError(f"{path}: {name}: expected [{', '.join(map(str, shape))}], got {list(array.shape)}")
+        lengths |= dict(zip(axes, array.shape, strict=True))
+        fields[name] = torch.from_numpy(array)
+    return fields
 
 
 def _reject_frames(field: str, bad: Bool[Tensor, "T"], what: str, values: Float64[Tensor, "T"] | None = None) -> None:

@@ -5,7 +5,6 @@ Poses here are ``base_from_moved``: where the moved camera stands, seen from the
 """
 
 import difflib
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,7 +15,9 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from track2view.cameras.raw import described, tensor
 from track2view.errors import UserError
+from track2view.files import read_json, read_text
 from track2view.geometry import interpolate_poses, look_at, rigid, rotation_about, smooth_poses
 from track2view.records import CameraPath
 
@@ -258,26 +259,27 @@ def read_keyframes(path: Path, source: CameraPath, unit_length: float = 1.0) -> 
 
     Positions are in scene units and rotations (pitch up, yaw right, roll clockwise) in degrees, in the axes of the base
     camera; between keyframes poses follow SE(3) geodesics, and zoom factors change by a constant factor per second.
+
+    Raises:
+        UserError: another file, or a keyframe that is none.
     """
+    document = read_json(path)
     try:
-        document = json.loads(path.read_text())
-        keys = sorted(document["keyframes"], key=lambda key: key["time"])
-        times = torch.tensor([float(key["time"]) for key in keys], dtype=torch.float64)
-        position = torch.tensor([key.get("position", [0, 0, 0]) for key in keys], dtype=torch.float64).reshape(len(keys), 3)
-        turns = torch.tensor([key.get("rotation", [0, 0, 0]) for key in keys], dtype=torch.float64).reshape(len(keys), 3)
-        zoom = torch.tensor([float(key.get("zoom", 1.0)) for key in keys], dtype=torch.float64)
-        easing = EASINGS[document.get("easing", "linear")]
-        relative_to = document.get("relative_to", "source")
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise UserError(f"{path}: not a keyframe file ({type(error).__name__}: {error}); docs/cameras.md shows one") from None
-    if not keys or not bool(torch.isfinite(position).all() & torch.isfinite(turns).all()) or bool((times.diff() <= 0).any()):
-        raise UserError(f"{path}: keyframes need at least one entry, finite numbers, and increasing times")
+        keys, easing, relative_to = _keyframes(document)
+        times = tensor([key.get("time") for key in keys], (None,), "time")
+        position = tensor([key.get("position", [0, 0, 0]) for key in keys], (None, 3), "position")
+        turns = tensor([key.get("rotation", [0, 0, 0]) for key in keys], (None, 3), "rotation")
+        zoom = tensor([key.get("zoom", 1.0) for key in keys], (None,), "zoom")
+    except UserError as error:
+        raise UserError(f"{path}: not a keyframe file ({error}); docs/cameras.md shows one") from None
+    order = times.argsort(stable=True)
+    times, position, turns, zoom = times[order], position[order], turns[order], zoom[order]
+    if not bool(torch.isfinite(torch.cat([times, position.flatten(), turns.flatten(), zoom])).all()) or bool((times.diff() <= 0).any()):
+        raise UserError(f"{path}: keyframes need finite numbers and increasing times")
     if float(times[0]) < 0 or float(times[-1]) > 1:
-        raise UserError(f"{path}: keyframe times run from 0 (first frame) to 1 (last), got {times.tolist()}")
+        raise UserError(f"{path}: keyframe times run from 0 (first frame) to 1 (last), got {times[0]:g} to {times[-1]:g}")
     if bool((zoom <= 0).any()):
-        raise UserError(f"{path}: zoom must be positive, got {zoom.tolist()}")
-    if relative_to not in ("source", "first-frame"):
-        raise UserError(f'{path}: relative_to: expected "source" or "first-frame", got {relative_to!r}')
+        raise UserError(f"{path}: zoom must be positive, got {zoom.min():g}")
     turn = rotation_about("y", turns[:, 1]) @ rotation_about("x", turns[:, 0]) @ rotation_about("z", turns[:, 2])
     moment = easing(torch.linspace(0, 1, len(source), dtype=torch.float64))
     poses = interpolate_poses(times, rigid(turn, position * unit_length), moment)
@@ -286,7 +288,32 @@ def read_keyframes(path: Path, source: CameraPath, unit_length: float = 1.0) -> 
     intrinsics = (source.intrinsics[:1].expand(len(source), 3, 3) if held else source.intrinsics).clone()
     intrinsics[:, [0, 1], [0, 1]] *= factor[:, None]
     base = source.world_from_camera[:1] if held else source.world_from_camera
-    return replace(source, world_from_camera=base @ poses, intrinsics=intrinsics)
+    try:
+        return replace(source, world_from_camera=base @ poses, intrinsics=intrinsics)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def is_keyframes(path: Path) -> bool:
+    """Whether a file says that it holds keyframes.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    return path.suffix == ".json" and '"track2view.keyframes/' in read_text(path)
+
+
+def _keyframes(document: object) -> tuple[list[dict], Callable[[Progress], Progress], str]:
+    keys = document.get("keyframes") if isinstance(document, dict) else None
+    if not isinstance(document, dict) or not isinstance(keys, list) or not keys or not all(isinstance(key, dict) for key in keys):
+        raise UserError(f"keyframes: expected a list of objects, got {described(document if keys is None else keys)}")
+    if (kind := document.get("format")) != "track2view.keyframes/1":
+        raise UserError(f'format: expected "track2view.keyframes/1", got {described(kind)}')
+    if (easing := document.get("easing", "linear")) not in list(EASINGS):
+        raise UserError(f"easing: expected {', '.join(EASINGS)}, got {described(easing)}")
+    if (relative_to := document.get("relative_to", "source")) not in ("source", "first-frame"):
+        raise UserError(f'relative_to: expected "source" or "first-frame", got {described(relative_to)}')
+    return keys, EASINGS[easing], relative_to
 
 
 def _joined(move: CameraMove, frames: int) -> tuple[Poses, Progress]:

@@ -3,13 +3,14 @@
 import signal
 import sys
 import time
+import warnings
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from track2view.errors import UserError
+from track2view.errors import Notice, UserError
 
 if TYPE_CHECKING:
     from track2view.model.diffusion import DiffusionSettings, Track2ViewPipeline
@@ -271,13 +272,15 @@ def _name(camera: str) -> str:
 
 
 def _check_camera(camera: str, amount: float | None) -> None:
-    """Find a misspelt move or a broken file before an hour of tracking, not after."""
-    from track2view.cameras import parse_move, read_camera
+    """Find a misspelt move or a broken file before an hour of tracking, not after; notices come when it is read for good."""
+    from track2view.cameras import is_keyframes, parse_move, read_camera
 
     path = Path(camera.partition("#")[0])
-    if path.exists() and '"track2view.keyframes/' not in (path.read_text(errors="replace") if path.suffix == ".json" else ""):
-        read_camera(camera)
-    elif not path.exists() and path.suffix in (".json", ".txt", ".npz"):
+    if path.exists() and not is_keyframes(path):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Notice)
+            read_camera(camera)
+    elif not path.exists() and path.suffix in (".json", ".txt", ".npz", ".npy"):
         raise UserError(f"{path}: no such camera file")
     elif not path.exists():
         parse_move(camera, amount)

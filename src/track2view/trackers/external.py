@@ -58,7 +58,7 @@ class ExternalTracker:
             tracks, found = replace(tracks, xyz_world=tracks.xyz_world / scale), found.scaled(1 / scale, "scene")
         report = TrackingReport(
             tracker=self.name,
-            focal_estimated=camera is not None,
+            focal_estimated=camera is not None and camera.focal_known,
             horizontal_fov=horizontal_fov(found.intrinsics[0], found.size),
             parallax_degrees=float("nan"),
             reprojection_pixels=float("nan"),

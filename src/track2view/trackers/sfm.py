@@ -78,10 +78,11 @@ class SfmTracker:
                 f"the shot changes at {seconds:.2f} s (frame {cuts[0]} of the window); one camera path cannot span it: "
                 f"use --end {seconds:.2f} or --start {seconds:.2f}, counted from the window's start"
             )
+        known_fov = self.fov is not None or camera is not None
         if camera is None:
             camera, estimated = _estimate_camera(clip, flow, self.fov)
         else:
-            camera, estimated = camera.resized(clip.size), True
+            camera, estimated = camera.resized(clip.size), camera.focal_known
         wanted, support = _lift(flow, camera, queries), _lift(flow, camera, _support_queries(flow))
         if _typical_parallax(support) < LOW_PARALLAX_DEGREES:
             wanted, support = _flattened(wanted, camera), _flattened(support, camera)
@@ -100,7 +101,7 @@ class SfmTracker:
             scale = scale_of(tracks, camera)
             tracks = replace(tracks, xyz_world=tracks.xyz_world / scale)
             camera = camera.scaled(1 / scale, "scene")
-        report = _report(self.name, wanted, support, camera, estimated=estimated, known_fov=self.fov is not None)
+        report = _report(self.name, wanted, support, camera, estimated=estimated, known_fov=known_fov)
         return Tracking(tracks=tracks, camera=camera, report=report, flow=flow)
 
 
