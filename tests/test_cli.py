@@ -287,8 +287,10 @@ def test_a_full_disk_is_named_and_leaves_nothing(short_file: Path, tmp_path: Pat
         check=False,
     )
     assert done.returncode == 2
-    assert "disk full" in done.stderr
-    assert len([line for line in done.stderr.splitlines() if "warning:" not in line]) == 1
+    lines = [line for line in done.stderr.splitlines() if "warning:" not in line]
+    assert len(lines) == 2
+    assert "tracks cannot be kept" in lines[0]
+    assert "run: disk full" in lines[1]
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
@@ -308,7 +310,7 @@ def test_stopping_leaves_nothing_half_written_and_running_again_goes_on(
     for name, frames in whole.items():
         if (tmp_path / "run" / name).exists():
             assert len(read_clip(tmp_path / "run" / name)) == frames
-    tracked = list((tmp_path / "cache").glob("*/report.json"))
+    tracked = list((tmp_path / "cache").glob("*.npz"))
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "run" / "run.json").read_text())["tracks_reused"] == bool(tracked)
