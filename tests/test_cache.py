@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import hashlib
+import pwd
 import struct
 import subprocess
 from collections.abc import Callable, Iterator
@@ -279,6 +280,20 @@ def test_a_cache_that_is_no_folder_is_one_notice(place: str, tmp_path: Path, mon
         cache.store(KEY, *a_result())
     assert len(told) == 1
     assert (tmp_path / "taken").read_text() == "mine"
+
+
+def test_without_any_home_nothing_is_kept_and_nothing_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(_: int) -> None:
+        raise KeyError
+
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    for name in ("HOME", "XDG_CACHE_HOME", "TRACK2VIEW_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert cache.load(KEY) is None
+    with pytest.warns(Notice, match="cannot be kept"):
+        cache.store(KEY, *a_result())
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.filterwarnings("ignore::track2view.errors.Notice")

@@ -95,7 +95,7 @@ def test_a_run_at_work_is_waited_for_and_left_alone(command: list[str], undistur
     assert not begun.exists()
 
 
-@pytest.mark.parametrize("room", [0, 3_000, 12_000, 20_000, 40_000])
+@pytest.mark.parametrize("room", [0, 12_000, 40_000])
 def test_a_disk_that_fills_leaves_what_was_there(room: int, short_file: Path, kept: Path, command: list[str], tmp_path: Path) -> None:
     """A file-size limit makes every larger write fail, as a full disk does."""
     assert command
@@ -136,22 +136,15 @@ NAME = "-a \x1b[31m\"'\n ünï\u202e日本.mp4"
 def test_odd_names_in_a_poor_locale(command: list[str], short_file: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
     """Spaces, quotes, newlines, escape sequences, a leading dash, other scripts; and an encoding that has none of them."""
     shutil.copy(short_file, tmp_path / NAME)
-    poor = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    for locale in ({}, poor):
-        done = subprocess.run(
-            [*PROGRAM, "render", "--camera", "orbit-left", "--fov", "60", "--", NAME],
-            env=environment(**locale),
-            capture_output=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        assert done.stderr == b""
-        assert done.stdout.startswith(b"out/-a \\x1b[31m\"'\\n ")
-        assert done.stdout.count(b"\n") == 1
-        (run,) = (tmp_path / "out").iterdir()
-        assert run.name == f"{Path(NAME).stem}-orbit-left"
-        assert result(run) == undisturbed
-        shutil.rmtree("out")
+    poor = environment(LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    arguments = ["render", "--camera", "orbit-left", "--fov", "60", "--", NAME]
+    done = subprocess.run([*PROGRAM, *arguments], env=poor, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(b"out/-a \\x1b[31m\"'\\n ")
+    assert done.stdout.count(b"\n") == 1
+    (run,) = (tmp_path / "out").iterdir()
+    assert run.name == f"{Path(NAME).stem}-orbit-left"
+    assert result(run) == undisturbed
 
 
 def test_names_that_are_no_text(command: list[str], short_file: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
@@ -161,7 +154,7 @@ def test_names_that_are_no_text(command: list[str], short_file: Path, undisturbe
     assert done.stdout.startswith(b"out/\\udcff-orbit-left/output.mp4")
 
 
-@pytest.mark.parametrize("streams", ["<&- >&-", "<&- >&- 2>&-", "2>&-", "> /dev/full", "2> /dev/full"])
+@pytest.mark.parametrize("streams", ["<&- >&- 2>&-", "> /dev/full"])
 def test_closed_streams_make_no_difference(streams: str, command: list[str], undisturbed: dict[str, bytes], tmp_path: Path) -> None:
     done = subprocess.run(["sh", "-c", f'exec "$@" {streams}', "sh", *command], capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
@@ -185,12 +178,13 @@ def test_a_listing_without_reader_or_errors_without_reader(arguments: list[str])
         assert (done.stdout, done.stderr) == ("", "")
 
 
-@pytest.mark.parametrize("home", [None, "/nonexistent", "/proc/nobody"])
-def test_no_home(home: str | None, command: list[str], undisturbed: dict[str, bytes], tmp_path: Path) -> None:
+@pytest.mark.parametrize("home", [None, "/proc/nobody"])
+def test_no_home(home: str | None, command: list[str], kept: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
     bare = {name: value for name, value in environment().items() if name not in ("HOME", "TRACK2VIEW_CACHE", "XDG_CACHE_HOME")}
-    done = subprocess.run(command, env=bare if home is None else {**bare, "HOME": home}, capture_output=True, text=True, check=False)
+    given = {"TRACK2VIEW_CACHE": str(kept)} if home is None else {"HOME": home}
+    done = subprocess.run(command, env={**bare, **given}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert len(done.stderr.splitlines()) <= 1, done.stderr
+    assert len(done.stderr.splitlines()) == (home is not None), done.stderr
     assert result(tmp_path / "run") == undisturbed
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
@@ -220,12 +214,12 @@ def check_interruption(command: list[str], seconds: float, number: signal.Signal
     assert len(list(kept.iterdir())) == 1
 
 
-@pytest.mark.parametrize(("number", "share"), [(signal.SIGTERM, 0.45), (signal.SIGHUP, 0.7), (signal.SIGINT, 0.9)])
+@pytest.mark.parametrize(("number", "seconds"), [(signal.SIGTERM, 1.5), (signal.SIGHUP, 2.5), (signal.SIGINT, 3.5), (signal.SIGKILL, 4.0)])
 def test_going_on_after_an_interruption(
-    number: signal.Signals, share: float, command: list[str], undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+    number: signal.Signals, seconds: float, command: list[str], undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TRACK2VIEW_CACHE", "own")
-    check_interruption(command, 4.0 * share, number, undisturbed)
+    check_interruption(command, seconds, number, undisturbed)
 
 
 @pytest.mark.slow

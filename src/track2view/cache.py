@@ -31,13 +31,20 @@ from track2view.warp import DenseDepth
 VERSION = 5
 CHUNK = 1 << 20
 LENGTH = struct.Struct("<Q")
+NOWHERE = Path(os.devnull) / "no-home"
+"""For those who have no home folder: nothing can be kept there."""
 SEAL_BYTES = LENGTH.size + hashlib.sha256().digest_size
 
 
 def cache_folder() -> Path:
     """Where results are kept: ``TRACK2VIEW_CACHE``, or the user's cache folder."""
-    given = os.environ.get("TRACK2VIEW_CACHE")
-    return Path(given) if given else Path(platformdirs.user_cache_dir("track2view"))
+    if given := os.environ.get("TRACK2VIEW_CACHE"):
+        return Path(given)
+    try:
+        folder = Path(platformdirs.user_cache_dir("track2view"))
+    except RuntimeError:  # how platformdirs says that there is no home; older ones give a path below ~
+        return NOWHERE
+    return folder if folder.is_absolute() else NOWHERE
 
 
 def content_key(clip: Clip, tracker: Tracker, queries: Queries, camera: CameraPath | None, tracks: TrackSet | None) -> str:

@@ -1,5 +1,6 @@
 """The command line as a process: its streams, its signals, its exit codes. No library loads before these are in order."""
 
+import logging
 import signal
 import sys
 import warnings
@@ -13,12 +14,13 @@ from track2view.errors import DISK_FULL, Notice, UserError
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal that asks a process to end, as Ctrl-C does."""
+    """A signal that asks a process to end; its number is the argument."""
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command; user errors are one line on stderr and exit code 2, an interruption exits with 130 (SIGTERM 143, SIGHUP 129)."""
     open_streams()
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # that it keeps its fonts elsewhere is no news
     try:
         with _stoppable(), warnings.catch_warnings():
             warnings.simplefilter("always", Notice)
@@ -47,19 +49,20 @@ def main(arguments: list[str] | None = None) -> None:
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """Within the block SIGTERM and SIGHUP end a command as Ctrl-C does, unless whoever started us has them ignored (nohup)."""
+    """Within the block Ctrl-C, SIGTERM and SIGHUP end a command alike, unless whoever started us has them ignored (nohup)."""
 
     def stop(number: int, _: FrameType | None) -> NoReturn:
         raise Stopped(number)
 
-    ours = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is signal.SIG_DFL]
-    for each in ours:
+    as_ever = (signal.SIG_DFL, signal.default_int_handler)
+    before = {each: kept for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if (kept := signal.getsignal(each)) in as_ever}
+    for each in before:
         signal.signal(each, stop)
     try:
         yield
     finally:
-        for each in ours:
-            signal.signal(each, signal.SIG_DFL)
+        for each, kept in before.items():
+            signal.signal(each, kept)
 
 
 def _show(others: Callable[..., None]) -> Callable[..., None]:
