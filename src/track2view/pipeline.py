@@ -4,7 +4,6 @@ import json
 import math
 import platform
 import resource
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -14,19 +13,20 @@ from typing import Literal
 
 import cv2
 import numpy as np
-import psutil
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float64, UInt8
 
 from track2view import cache
 from track2view.cameras import apply_move, is_keyframes, parse_move, read_camera, read_keyframes
 from track2view.cameras.moves import RECAM_METRES_TO_PIVOT, Easing
 from track2view.errors import UserError, notice
+from track2view.folders import written_whole
 from track2view.geometry import invert
 from track2view.overview import draw_overview
 from track2view.pairing import pair_by_projection
+from track2view.preflight import check_disk, check_memory, make_folder
 from track2view.progress import progress
-from track2view.records import CameraPath, Clip, Size, TrackSet, atomic_path, horizontal_fov, scale_of
+from track2view.records import CameraPath, Clip, TrackSet, horizontal_fov, scale_of
 from track2view.trackers import Queries, SfmTracker, Tracker, Tracking, TrackingReport
 from track2view.trackers.flow import neighbour_flow
 from track2view.video import VideoWriter
@@ -93,14 +93,7 @@ def prepare(
         source_camera = _known(source_camera, clip, getattr(tracker, "fov", None))
     guessed = source_camera is not None and not source_camera.focal_known
     queries = queries or default_queries(clip)
-    starts = [queries.frame.tolist(), queries.uv.tolist()]
-    settings = {
-        "tracker": tracker.name,
-        "fov": getattr(tracker, "fov", None),
-        "queries": starts,
-        **({"focal": "guessed"} if guessed else {}),
-    }
-    key = cache.content_key(clip, settings, source_camera, tracks) if use_cache else ""
+    key = cache.content_key(clip, tracker, queries, source_camera, tracks) if use_cache else ""
     if use_cache and (known := cache.load(key)) is not None:
         return Shot(clip=clip, tracking=known[0], depth=known[1])
     check_memory(clip)
@@ -195,106 +188,64 @@ def write_run(
     settings: dict[str, object] | None = None,
     device: str = "cpu",
 ) -> Path:
-    """Render a target path and write its run folder; every file appears under its name only when complete.
+    """Render a target path and write its run folder: all of its files together, once all are complete.
 
     Args:
         made: the clip as another renderer has made it; what was seen and never seen is still told by the warp.
 
     Returns:
         The path of ``output.mp4``.
+
+    Raises:
+        UserError: a folder that cannot be written to, or too little room; what was in it before is left as it was.
     """
-    clip, out = shot.clip, Path(out)
+    clip, tracking, out = shot.clip, shot.tracking, Path(out)
     make_folder(out)
     check_disk(clip, out)
-    started = time.perf_counter()
-    kept: dict[int, UInt8[np.ndarray, "H W 3"]] = {}
-    shown = [0, (len(clip) - 1) // 2, len(clip) - 1]
+    with written_whole(out) as folder:
+        started = time.perf_counter()
+        shown, coverage = _write_videos(shot, target, folder, made, device)
+        rendered = time.perf_counter()
+        tracking.tracks.save(folder / "tracks.npz")
+        tracking.camera.save(folder / "source_camera.json")
+        target.save(folder / "target_camera.json")
+        draw_overview(folder / "overview.png", clip, tracking.tracks, tracking.camera, target, shown, coverage)
+        document = {
+            "track2view": version("track2view"),
+            "python": platform.python_version(),
+            "versions": {name: version(name) for name in VERSIONED},
+            "settings": settings or {},
+            "clip": {"frames": len(clip), "size": list(clip.size), "fps": str(clip.fps), "audio": clip.audio is not None},
+            "tracking": asdict(tracking.report),
+            "seen_now": round(float(coverage[:, 0].mean()), 4),
+            "seen": round(float(coverage[:, 1].mean()), 4),
+            "seconds": {**shot.seconds, "rendering": rendered - started, "pictures": time.perf_counter() - rendered},
+            "tracks_reused": not shot.seconds,
+            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024),
+            "warnings": list(tracking.report.warnings),
+        }
+        (folder / "run.json").write_text(json.dumps(document, indent=2))
+    return out / "output.mp4"
+
+
+def _write_videos(
+    shot: Shot, target: CameraPath, folder: Path, made: Clip | None, device: str
+) -> tuple[list[UInt8[np.ndarray, "H W 3"]], Float64[np.ndarray, "T 2"]]:
+    """Write output.mp4 and compare.mp4; the first, middle and last image, and the shares of each seen at its time and at any time."""
+    clip = shot.clip
+    kept: list[UInt8[np.ndarray, "H W 3"]] = []
     coverage = np.zeros((len(clip), 2))
     with (
-        VideoWriter(out / "output.mp4", clip.fps, audio=clip.audio) as output,
-        VideoWriter(out / "compare.mp4", clip.fps, audio=clip.audio, crf=20) as compare,
+        VideoWriter(folder / "output.mp4", clip.fps, audio=clip.audio) as output,
+        VideoWriter(folder / "compare.mp4", clip.fps, audio=clip.audio, crf=20) as compare,
     ):
         for frame, view in enumerate(refilm(shot, target, device)):
             image = np.ascontiguousarray(view.colour.permute(1, 2, 0).numpy()) if made is None else made.image(frame)
             output.add(image)
             compare.add(_side_by_side(clip.image(frame), image, view.seen.numpy()))
             coverage[frame] = float(view.seen_now.float().mean()), float(view.seen.float().mean())
-            if frame in shown:
-                kept[frame] = image
-    rendered = time.perf_counter()
-    tracking = shot.tracking
-    tracking.tracks.save(out / "tracks.npz")
-    tracking.camera.save(out / "source_camera.json")
-    target.save(out / "target_camera.json")
-    draw_overview(out / "overview.png", clip, tracking.tracks, tracking.camera, target, [kept[each] for each in shown], coverage)
-    document = {
-        "track2view": version("track2view"),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in VERSIONED},
-        "settings": settings or {},
-        "clip": {"frames": len(clip), "size": list(clip.size), "fps": str(clip.fps), "audio": clip.audio is not None},
-        "tracking": asdict(tracking.report),
-        "seen_now": round(float(coverage[:, 0].mean()), 4),
-        "seen": round(float(coverage[:, 1].mean()), 4),
-        "seconds": {**shot.seconds, "rendering": rendered - started, "pictures": time.perf_counter() - rendered},
-        "tracks_reused": not shot.seconds,
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024),
-        "warnings": list(tracking.report.warnings),
-    }
-    with atomic_path(out / "run.json") as partial:
-        partial.write_text(json.dumps(document, indent=2))
-    return out / "output.mp4"
-
-
-def make_folder(out: Path) -> None:
-    """Make a run folder, and clear what a killed run left half-written in it."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for stale in out.glob(".*.partial*"):
-            stale.unlink()
-        with atomic_path(out / "run.json.writable") as partial:
-            partial.write_text("")
-        (out / "run.json.writable").unlink()
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written to ({error.strerror}); choose another folder with --out") from None
-
-
-def memory_needed(frames: int, size: Size) -> int:
-    """Bytes that tracking and rendering a clip take at their peak: libraries, frames, flow, followed points, depth.
-
-    Fitted to measured peaks (docs/benchmarks.md), from 82 frames of 480p to 150 of 1080p and 1,000 of 480p.
-    """
-    height, width = size
-    scale = min(1.0, 480 / min(size))
-    working = height * width * scale * scale
-    return int(550e6 + frames * (3 * height * width + 8.5 * working) + 520 * height * width)
-
-
-def check_memory(clip: Clip) -> None:
-    """Refuse early what would not fit.
-
-    Raises:
-        UserError: with what is needed, what there is, and what to do.
-    """
-    needed, free = memory_needed(len(clip), clip.size), psutil.virtual_memory().available
-    if needed > free:
-        raise UserError(
-            f"needs about {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free: use a smaller --size or fewer --frames"
-        )
-
-
-def check_disk(clip: Clip, out: Path) -> None:
-    """Refuse early what would not fit on the disk (about 2 bits per pixel of each video, and the tracks).
-
-    Raises:
-        UserError: with what is needed and what there is.
-    """
-    height, width = clip.size
-    needed, free = int(20e6 + 0.5 * len(clip) * height * width), shutil.disk_usage(out).free
-    if needed > free:
-        raise UserError(
-            f"{out}: disk full: needs about {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free; free some or choose another --out"
-        )
+            kept += [image] * [0, (len(clip) - 1) // 2, len(clip) - 1].count(frame)
+    return kept, coverage
 
 
 def _known(camera: CameraPath, clip: Clip, fov: float | None) -> CameraPath:

@@ -1,49 +1,68 @@
-"""The command line: typed commands, no logic. ``track2view render | track | cameras | model | scenes | curate | tracker``."""
+"""The command line as a process: its streams, its signals, its exit codes. No library loads before these are in order."""
 
+import logging
+import signal
 import sys
 import warnings
-from collections.abc import Callable
-from typing import Annotated
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
 
-import tyro
-
-from track2view.cli.cameras import Cameras
-from track2view.cli.model import Model
-from track2view.cli.render import Render, Track
-from track2view.cli.scenes import Curate, Scenes
-from track2view.cli.tracker import TrackerTools
+from track2view.cli.streams import give_up, open_streams, say
 from track2view.errors import DISK_FULL, Notice, UserError
 
-Command = (
-    Annotated[Render, tyro.conf.subcommand("render")]
-    | Annotated[Track, tyro.conf.subcommand("track")]
-    | Annotated[Cameras, tyro.conf.subcommand("cameras")]
-    | Annotated[Model, tyro.conf.subcommand("model")]
-    | Annotated[Scenes, tyro.conf.subcommand("scenes")]
-    | Annotated[Curate, tyro.conf.subcommand("curate")]
-    | Annotated[TrackerTools, tyro.conf.subcommand("tracker")]
-)
+
+class Stopped(KeyboardInterrupt):
+    """A signal that asks a process to end; its number is the argument."""
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command; user errors are one line on stderr and exit code 2, an interruption exits with 130."""
-    command = tyro.cli(Command, args=arguments, prog="track2view", description=__doc__)
+    """Run a command; user errors are one line on stderr and exit code 2, an interruption exits with 130 (SIGTERM 143, SIGHUP 129)."""
+    open_streams()
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # that it keeps its fonts elsewhere is no news
     try:
-        with warnings.catch_warnings():
+        with _stoppable(), warnings.catch_warnings():
             warnings.simplefilter("always", Notice)
             warnings.showwarning = _show(warnings.showwarning)
-            command.run()
+            from track2view.cli.commands import parse
+
+            parse(arguments).run()
+            sys.stdout.flush()
     except UserError as error:
         _fail(str(error))
+    except BrokenPipeError:
+        give_up(sys.stdout)
+        sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
         if error.errno in DISK_FULL:
-            _fail(f"{error.filename or 'output'}: disk full; free some space or choose another --out")
-        _fail(f"{error.filename or 'file'}: {error.strerror or error}")
+            _fail(f"{_file(error, 'output')}: disk full; free some space or choose another --out")
+        _fail(f"{_file(error, 'file')}: {error.strerror or str(error) or type(error).__name__}")
+    except UnicodeError as error:
+        _fail(f"a name or text that is not in this system's encoding ({error}); rename the file, or set PYTHONUTF8=1")
     except MemoryError:
         _fail("out of memory: use a smaller --size or fewer --frames")
-    except KeyboardInterrupt:
-        print("track2view: interrupted; finished tracks are kept, run the same command to go on", file=sys.stderr)
-        sys.exit(130)
+    except KeyboardInterrupt as stop:
+        say("track2view: interrupted; finished tracks are kept, run the same command to go on", sys.stderr)
+        sys.exit(128 + int(stop.args[0] if isinstance(stop, Stopped) else signal.SIGINT))
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Within the block Ctrl-C, SIGTERM and SIGHUP end a command alike, unless whoever started us has them ignored (nohup)."""
+
+    def stop(number: int, _: FrameType | None) -> NoReturn:
+        raise Stopped(number)
+
+    as_ever = (signal.SIG_DFL, signal.default_int_handler)
+    before = {each: kept for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if (kept := signal.getsignal(each)) in as_ever}
+    for each in before:
+        signal.signal(each, stop)
+    try:
+        yield
+    finally:
+        for each, kept in before.items():
+            signal.signal(each, kept)
 
 
 def _show(others: Callable[..., None]) -> Callable[..., None]:
@@ -51,13 +70,17 @@ def _show(others: Callable[..., None]) -> Callable[..., None]:
 
     def show(message: Warning | str, category: type[Warning], *place: object) -> None:
         if issubclass(category, Notice):
-            print(f"track2view: {' '.join(str(message).split())}", file=sys.stderr)
+            say(f"track2view: {message}", sys.stderr)
         else:
             others(message, category, *place)
 
     return show
 
 
-def _fail(message: str) -> None:
-    print(f"track2view: {' '.join(message.split())}", file=sys.stderr)
+def _file(error: OSError, unnamed: str) -> str:
+    return unnamed if error.filename is None else str(error.filename)
+
+
+def _fail(message: str) -> NoReturn:
+    say(f"track2view: {message}", sys.stderr)
     sys.exit(2)

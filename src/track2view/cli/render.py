@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
+from track2view.cli.streams import say
 from track2view.errors import Notice, UserError
 
 if TYPE_CHECKING:
@@ -110,16 +111,14 @@ class Render:
     def run(self) -> None:
         """Prepare once, render every camera."""
         from track2view import pipeline
+        from track2view.preflight import make_folder
 
         _check_device(self.device)
-        stem = self.clip.resolve().stem
-        names = {camera: _name(camera) for camera in self.camera}
-        many = {camera: (self.out / name if self.out else Path("out") / f"{stem}-{name}") for camera, name in names.items()}
-        folders = {self.camera[0]: self.out} if self.out and len(self.camera) == 1 else many
         for camera in self.camera:
             _check_camera(camera, self.amount)
+        folders = self._folders()
         for folder in folders.values():
-            pipeline.make_folder(folder)
+            make_folder(folder)
         model = _diffusion(self) if self.diffusion.renderer == "diffusion" else None
         shot = _prepare(self.clip, self.part, self.source, model)
         targets = {
@@ -140,7 +139,21 @@ class Render:
             output = pipeline.write_run(
                 shot, target, folders[camera], made=made, settings={**settings, "camera": camera}, device=self.device
             )
-            print(f"{output}  ({len(shot.clip)} frames, {time.perf_counter() - started:.0f} s)")
+            say(f"{output}  ({len(shot.clip)} frames, {time.perf_counter() - started:.0f} s)")
+
+    def _folders(self) -> dict[str, Path]:
+        """Where each camera's run is written."""
+        if self.out and len(self.camera) == 1:
+            return {self.camera[0]: self.out}
+        stem = self.clip.resolve().stem
+        folders = {
+            camera: self.out / name if self.out else Path("out") / f"{stem}-{name}" for camera in self.camera for name in [_name(camera)]
+        }
+        first = {folder: camera for camera, folder in reversed(folders.items())}
+        for camera, folder in folders.items():
+            if first[folder] != camera:
+                raise UserError(f"--camera: {first[folder]} and {camera} would both be written to {folder}; render one by one, with --out")
+        return folders
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,14 +169,16 @@ class Track:
 
     def run(self) -> None:
         """Write tracks and the clip's camera."""
-        from track2view import pipeline
+        from track2view.folders import written_whole
+        from track2view.preflight import make_folder
 
         out = self.out or Path("out") / self.clip.resolve().stem
-        pipeline.make_folder(out)
+        make_folder(out)
         shot = _prepare(self.clip, self.part, self.source)
-        shot.tracking.tracks.save(out / "tracks.npz")
-        shot.tracking.camera.save(out / "source_camera.json")
-        print(f"{out / 'tracks.npz'}  ({shot.tracking.tracks.xyz_world.shape[1]} tracks, {len(shot.clip)} frames)")
+        with written_whole(out) as folder:
+            shot.tracking.tracks.save(folder / "tracks.npz")
+            shot.tracking.camera.save(folder / "source_camera.json")
+        say(f"{out / 'tracks.npz'}  ({shot.tracking.tracks.xyz_world.shape[1]} tracks, {len(shot.clip)} frames)")
 
 
 def _prepare(clip: Path, part: Window, source: Source, model: "_Model | None" = None) -> "Shot":
@@ -183,7 +198,7 @@ def _prepare(clip: Path, part: Window, source: Source, model: "_Model | None" = 
     queries = None if model is None else pipeline.default_queries(read, model.queries(read))
     shot = pipeline.prepare(read, tracker=tracker, source_camera=camera, tracks=tracks, queries=queries, use_cache=source.cache)
     for warning in shot.tracking.report.warnings:
-        print(f"track2view: warning: {warning}", file=sys.stderr)
+        say(f"track2view: warning: {warning}", sys.stderr)
     return shot
 
 
@@ -244,13 +259,14 @@ def _diffusion(command: Render) -> _Model:
 
 def _made(shot: "Shot", target: "CameraPath", out: Path, model: _Model) -> "Clip":
     """The diffusion renderer's clip; Ctrl-C ends it after the running step, and what it was about to become is kept."""
+    from track2view.folders import written_whole
     from track2view.model.text import caption
     from track2view.video import clip_images, write_video
 
     settings = model.settings
     if model.captioner is not None and not settings.prompt:
         settings = replace(settings, prompt=caption(shot.clip, model.captioner, model.pipeline.device))
-        print(f"prompt: {settings.prompt}")
+        say(f"prompt: {settings.prompt}")
     interrupted: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, _: interrupted.append(number))
     try:
@@ -259,8 +275,9 @@ def _made(shot: "Shot", target: "CameraPath", out: Path, model: _Model) -> "Clip
     finally:
         signal.signal(signal.SIGINT, before)
     if interrupted:
-        write_video(out / "preview.mp4", clip_images(made), made.fps)
-        print(f"{out / 'preview.mp4'}  (what the clip was about to become)")
+        with written_whole(out) as folder:
+            write_video(folder / "preview.mp4", clip_images(made), made.fps)
+        say(f"{out / 'preview.mp4'}  (what the clip was about to become)")
         raise KeyboardInterrupt
     return made
 

@@ -1,7 +1,7 @@
 """The default tracker: no weights, no GPU. Flow tracks, bundle adjustment, triangulation, and ground depth for what moves."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -44,20 +44,21 @@ class _Lifted:
     parallax: Float64[np.ndarray, "N"]
 
 
+@dataclass(frozen=True, kw_only=True)
 class SfmTracker:
     """Design section 9's default tracker.
 
-    Args:
+    Attributes:
         fov: horizontal field of view in degrees where the user knows it; else estimated, or about 53° where the clip
             does not tell.
     """
 
-    name = "sfm"
+    fov: float | None = None
+    name: str = field(default="sfm", init=False)
 
-    def __init__(self, fov: float | None = None) -> None:
-        if fov is not None and not 1.0 < fov < 175.0:
-            raise UserError(f"--fov: expected degrees between 1 and 175, got {fov:g}")
-        self.fov = fov
+    def __post_init__(self) -> None:
+        if self.fov is not None and not 1.0 < self.fov < 175.0:
+            raise UserError(f"--fov: expected degrees between 1 and 175, got {self.fov:g}")
 
     def track(self, clip: Clip, queries: Queries, camera: CameraPath | None = None) -> Tracking:
         """Track ``queries``; see :class:`track2view.trackers.Tracker`.

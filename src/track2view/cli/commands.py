@@ -1,0 +1,26 @@
+"""The command line: typed commands, no logic. ``track2view render | track | cameras | model | scenes | curate | tracker``."""
+
+from typing import Annotated
+
+import tyro
+
+from track2view.cli.cameras import Cameras
+from track2view.cli.model import Model
+from track2view.cli.render import Render, Track
+from track2view.cli.scenes import Curate, Scenes
+from track2view.cli.tracker import TrackerTools
+
+Command = (
+    Annotated[Render, tyro.conf.subcommand("render")]
+    | Annotated[Track, tyro.conf.subcommand("track")]
+    | Annotated[Cameras, tyro.conf.subcommand("cameras")]
+    | Annotated[Model, tyro.conf.subcommand("model")]
+    | Annotated[Scenes, tyro.conf.subcommand("scenes")]
+    | Annotated[Curate, tyro.conf.subcommand("curate")]
+    | Annotated[TrackerTools, tyro.conf.subcommand("tracker")]
+)
+
+
+def parse(arguments: list[str] | None) -> Command:
+    """The command that a user typed; exits with code 2 where there is no such."""
+    return tyro.cli(Command, args=arguments, prog="track2view", description=__doc__)
