@@ -138,6 +138,7 @@ CHANGES: dict[tuple[int, str], list[Callable[[object], object]]] = {
     (3, "size"): [to((9, 6)), to((12, 18))],
     (3, "unit"): [to("scene")],
     (3, "fps"): [to(30.0), to(None)],
+    (3, "focal_known"): [to(False)],
     (4, "xyz_world"): [nudged],
     (4, "visible"): [nudged],
     (4, "confidence"): [nudged],

@@ -148,7 +148,7 @@ def _read(path: Path) -> tuple[Tracking, DenseDepth]:
     camera = CameraPath(
         world_from_camera=torch.from_numpy(arrays["world_from_camera"]),
         intrinsics=torch.from_numpy(arrays["intrinsics"]),
-        **{**record["camera"], "size": tuple(record["camera"]["size"])},
+        **{**record["camera"], "size": tuple(record["camera"]["size"])},  # pyrefly: ignore
     )
     tracks = TrackSet(**{field.name: torch.from_numpy(arrays[field.name]) for field in fields(TrackSet) if field.name in arrays})
     report = record["report"]
