@@ -164,14 +164,14 @@ def test_an_archive_gives_its_samples_and_a_truncated_one_those_that_are_whole(d
                 archive.add(path, path.relative_to(data), recursive=False)
     counts = curate(packed.parent, tmp_path / "whole")
     assert sum(counts.values()) == 2
-    assert not counts["truncated archive"]
+    assert not counts["broken archive"]
     packed.write_bytes(packed.read_bytes()[: packed.stat().st_size * 3 // 4])
     if suffix == "zip":  # its table of contents is at its end: nothing can be had from it
         with pytest.raises(UserError, match="no scenes there"):
             curate(packed.parent, tmp_path / "cut")
     else:
         counts = curate(packed.parent, tmp_path / "cut")
-        assert counts["truncated archive"] == 1
+        assert counts["broken archive"] == 1
         assert counts["samples"] >= 1
         assert "ends or breaks at" in (tmp_path / f"cut/rejected/part1.{suffix}.json").read_text()
         again = curate(packed.parent, tmp_path / "cut")

@@ -159,7 +159,7 @@ def _pairs(root: Path, work: Curation, per_scene: int, seed: int) -> Iterator[Pa
             if not mine:
                 raise UserError(f"{archive}: another run is unpacking it; start this one when it is done")
             if wrong := unpack(archive, folder):
-                work.reject(str(archive.relative_to(root)), "truncated archive", wrong)
+                work.reject(str(archive.relative_to(root)), "broken archive", wrong)
     if not archives or any(root.glob("**/cameras/camera_extrinsics.json")):
         yield from (pair for pair in choose_pairs(root, per_scene, seed) if work.out not in pair.scene.parents)
     if archives:
