@@ -1,6 +1,5 @@
 """Curation as a run: killed, poisoned, crowded, on a cluster, on a full disk, from broken archives. The bytes stay the same."""
 
-import os
 import random
 import resource
 import shutil
@@ -18,7 +17,6 @@ import pytest
 
 from track2view.curate import choose_pairs, curate, export_scene
 from track2view.curate.claims import claimed
-from track2view.curate.pools import on_processes
 from track2view.curate.run import Curation
 from track2view.errors import UserError
 from track2view.trackers import TRACKERS
@@ -100,17 +98,6 @@ def cluster_of_two() -> Iterator[str]:
 def test_without_a_cluster_the_error_says_so(data: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no cluster answers at 127\.0\.0\.1:1"):
         curate(data, tmp_path, ray_address="127.0.0.1:1")
-
-
-def doubled(number: int) -> int:
-    if number == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return 2 * number
-
-
-def test_a_job_that_kills_its_process_is_found_and_the_others_are_done() -> None:
-    results = dict(on_processes(doubled, list(range(8)), 2))
-    assert results == {number: None if number == 3 else 2 * number for number in range(8)}
 
 
 class Poisoned:
