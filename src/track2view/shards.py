@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from track2view.errors import UserError
 from track2view.records import atomic_path
-from track2view.samples import file_sha256
+from track2view.samples import file_sha256, read_table
 
 SCHEMA = pyarrow.schema([(name, pyarrow.string()) for name in ("key", "shard", "sha256")])
 
@@ -51,7 +51,11 @@ class ShardReader:
         if not path.exists():
             raise UserError(f"{path}: no such index; `track2view curate encode` writes one")
         self.folder = folder
-        self._places = {row["key"]: (row["shard"], row["sha256"]) for row in pyarrow.parquet.read_table(path).to_pylist()}
+        rows = read_table(path, SCHEMA.names)
+        for row in rows:
+            if not all(isinstance(value, str) for value in row.values()) or Path(row["shard"]).name != row["shard"]:
+                raise UserError(f"{path}: expected keys, names of shards beside it and checksums, got {row!s:.120}")
+        self._places = {row["key"]: (row["shard"], row["sha256"]) for row in rows}
         self._verified: set[str] = set()
 
     def __len__(self) -> int:
@@ -72,8 +76,11 @@ class ShardReader:
         name, digest = self._places[key]
         path = self.folder / name
         if name not in self._verified:
-            if not path.exists() or file_sha256(path) != digest:
+            if not path.is_file() or file_sha256(path) != digest:
                 raise UserError(f"{path}: gone, or not what was written (checksum); delete it and run `track2view curate encode` again")
             self._verified.add(name)
-        with safe_open(path, "pt") as shard:
-            return shard.get_tensor(key)
+        try:
+            with safe_open(path, "pt") as shard:
+                return shard.get_tensor(key)
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{path}: cannot be read ({error})") from None

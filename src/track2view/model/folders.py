@@ -38,7 +38,7 @@ def read_config(folder: Path) -> dict[str, object]:
     for field, value in _fields("", document):
         name = field.rpartition(".")[2]
         if isinstance(value, int) and abs(value) > (MOST_LAYERS if "layers" in name or "blocks" in name else MOST):
-            raise UserError(f"{path}: {field} is {value:.3g}: no model is so large")
+            raise UserError(f"{path}: {field} is {value!s:.20}: no model is so large")
         if isinstance(value, str) and "attn_implementation" in name and "/" in value:
             raise UserError(f"{path}: {field} names code elsewhere ({value[:80]!r}), which is not run")
     return document
