@@ -9,6 +9,7 @@ import socket
 import struct
 import sys
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,14 @@ def load_all(folder: Path) -> None:
     export_comfy(folder / "adapter", folder / "comfy.safetensors")
 
 
+def complaint(folder: Path) -> str | None:
+    try:
+        load_all(folder)
+    except UserError as error:
+        return str(error)
+    return None
+
+
 def edited(path: Path, **changes: object) -> None:
     document = json.loads(path.read_text())
     path.write_text(json.dumps({**document, **changes}))
@@ -100,11 +109,11 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "wide conditioner": (lambda to: edited(to / "adapter/conditioner/config.json", width=10**6), "conditioner/config.json: announces"),
     "rank": (lambda to: edited(to / "adapter/track2view.json", lora_rank=10**9), "lora_rank: expected a whole number"),
     "many tracks": (lambda to: edited(to / "adapter/track2view.json", queries={"rows": 10**6, "columns": 9, "frames": [0]}), "tracks"),
-    "words for numbers": (lambda to: edited(to / "adapter/track2view.json", width="48"), "width: expected a whole number .*'48'"),
+    "words for numbers": (lambda to: edited(to / "adapter/track2view.json", width="48"), "track2view.json: .*width"),
     "another type": (lambda to: edited(to / ENCODER / "config.json", d_model="wide"), "text_encoder/config.json: cannot be loaded"),
     "a list": (lambda to: (to / ENCODER / "config.json").write_text("[1]"), "expected an object of fields"),
     "half a tokenizer": (lambda to: (to / TOKENIZER / "tokenizer.json").write_text('{"model"'), "tokenizer: cannot be loaded"),
-    "another's tokens": (lambda to: edited(to / ENCODER / "config.json", vocab_size=10), "token"),
+    "another's tokens": (lambda to: edited(to / ENCODER / "config.json", vocab_size=10), "text_encoder: cannot be loaded"),
     "no tokenizer": (lambda to: shutil.rmtree(to / TOKENIZER), "tokenizer: cannot be loaded"),
     "code": (lambda to: with_code(to / TOKENIZER), "tokenizer: cannot be loaded"),
     "kernels": (lambda to: edited(to / ENCODER / "config.json", attn_implementation="evil/kernels"), "names code elsewhere"),
@@ -149,11 +158,8 @@ def test_every_file_that_is_missing_is_named_and_nobody_is_asked_for_it(micro: P
     for path in sorted(path.relative_to(micro) for path in micro.rglob("*") if path.is_file()):
         folder = Path(shutil.copytree(micro, tmp_path / "less"))
         (folder / path).unlink()
-        try:
-            load_all(folder)
-        except UserError as error:
-            assert str(path.parent) in str(error), error
-            assert "\n" not in str(error)
+        said = complaint(folder)
+        assert said is None or (path.parent.name in said and "\n" not in said), said
         shutil.rmtree(folder)
 
 
@@ -163,7 +169,7 @@ def test_a_captioner_brings_no_code(tmp_path: Path) -> None:
         json.dumps({"model_type": "evil", "auto_map": {"AutoConfig": "evil.Evil", "AutoModelForImageTextToText": "evil.Evil"}})
     )
     with pytest.raises(UserError, match=r"config\.json: cannot be loaded"):
-        caption(Clip(frames=torch.zeros(1, 3, 8, 8, dtype=torch.uint8), fps=10), tmp_path)  # pyrefly: ignore
+        caption(Clip(frames=torch.zeros(1, 3, 8, 8, dtype=torch.uint8), fps=Fraction(10)), tmp_path)
     assert not (tmp_path / "ran").exists()
 
 
@@ -196,8 +202,5 @@ def test_damaged_folders_are_named(micro: Path, tmp_path: Path) -> None:
         path = chance.choice(files)
         whole = (folder / path).read_bytes()
         (folder / path).write_bytes(mutated(whole, chance))
-        try:
-            load_all(folder)
-        except UserError as error:
-            assert "\n" not in str(error)
+        assert "\n" not in (complaint(folder) or ""), path
         (folder / path).write_bytes(whole)

@@ -138,7 +138,7 @@ def load_record(folder: Path) -> SampleRecord:
     try:
         return SampleRecord(size=tuple(size) if isinstance(size, list) else size, **document)
     except (TypeError, UserError) as error:
-        raise UserError(f"{path}: not a sample ({error})") from None
+        raise UserError(f"{path}: not a sample ({' '.join(str(error).split()):.300})") from None
 
 
 def write_manifest(root: Path, path: Path) -> int:

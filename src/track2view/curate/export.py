@@ -76,7 +76,7 @@ class SceneRecord:
             size = document.pop("size", None)
             return SceneRecord(size=tuple(size) if isinstance(size, list) else size, **document)
         except (TypeError, UserError) as error:
-            raise UserError(f"{path}: not a scene that `track2view scenes make` wrote ({error})") from None
+            raise UserError(f"{path}: not a scene that `track2view scenes make` wrote ({' '.join(str(error).split()):.300})") from None
 
 
 def export_scene(

@@ -115,7 +115,7 @@ class AdapterRecord:
             queries = QueryPlan(rows=plan["rows"], columns=plan["columns"], frames=tuple(plan["frames"]))
             return AdapterRecord(modes=modes, queries=queries, **document)
         except (KeyError, TypeError) as error:
-            raise UserError(f"{path}: a field is missing or unknown: {error}") from None
+            raise UserError(f"{path}: a field is missing, unknown or of another type: {' '.join(str(error).split()):.300}") from None
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
 
