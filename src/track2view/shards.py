@@ -5,7 +5,9 @@ once, whole; a reader that finds another checksum says so.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pyarrow.parquet
@@ -31,7 +33,7 @@ def write_index(folder: Path) -> int:
     rows = []
     for path in sorted(folder.glob("[!.]*.safetensors")):
         digest = file_sha256(path)
-        with safe_open(path, "pt") as shard:
+        with _opened(path) as shard:
             rows += [{"key": key, "shard": path.name, "sha256": digest} for key in shard.keys()]  # noqa: SIM118
     rows.sort(key=lambda row: row["key"])
     with atomic_path(folder / "index.parquet") as partial:
@@ -53,7 +55,8 @@ class ShardReader:
         self.folder = folder
         rows = read_table(path, SCHEMA.names)
         for row in rows:
-            if not all(isinstance(value, str) for value in row.values()) or Path(row["shard"]).name != row["shard"]:
+            name = row["shard"]
+            if not all(isinstance(value, str) for value in row.values()) or not name or Path(name).name != name:
                 raise UserError(f"{path}: expected keys, names of shards beside it and checksums, got {row!s:.120}")
         self._places = {row["key"]: (row["shard"], row["sha256"]) for row in rows}
         self._verified: set[str] = set()
@@ -79,8 +82,14 @@ class ShardReader:
             if not path.is_file() or file_sha256(path) != digest:
                 raise UserError(f"{path}: gone, or not what was written (checksum); delete it and run `track2view curate encode` again")
             self._verified.add(name)
-        try:
-            with safe_open(path, "pt") as shard:
-                return shard.get_tensor(key)
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{path}: cannot be read ({error})") from None
+        with _opened(path) as shard:
+            return shard.get_tensor(key)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, "pt") as shard:
+            yield shard
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); delete it and run `track2view curate encode` again") from None
