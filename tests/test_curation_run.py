@@ -1,6 +1,5 @@
 """Curation as a run: killed, poisoned, crowded, on a cluster, on a full disk, from broken archives. The bytes stay the same."""
 
-import os
 import random
 import resource
 import shutil
@@ -18,7 +17,6 @@ import pytest
 
 from track2view.curate import choose_pairs, curate, export_scene
 from track2view.curate.claims import claimed
-from track2view.curate.pools import on_processes
 from track2view.curate.run import Curation
 from track2view.errors import UserError
 from track2view.trackers import TRACKERS
@@ -102,17 +100,6 @@ def test_without_a_cluster_the_error_says_so(data: Path, tmp_path: Path) -> None
         curate(data, tmp_path, ray_address="127.0.0.1:1")
 
 
-def doubled(number: int) -> int:
-    if number == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return 2 * number
-
-
-def test_a_job_that_kills_its_process_is_found_and_the_others_are_done() -> None:
-    results = dict(on_processes(doubled, list(range(8)), 2))
-    assert results == {number: None if number == 3 else 2 * number for number in range(8)}
-
-
 class Poisoned:
     name = "poisoned"
 
@@ -164,14 +151,14 @@ def test_an_archive_gives_its_samples_and_a_truncated_one_those_that_are_whole(d
                 archive.add(path, path.relative_to(data), recursive=False)
     counts = curate(packed.parent, tmp_path / "whole")
     assert sum(counts.values()) == 2
-    assert not counts["truncated archive"]
+    assert not counts["broken archive"]
     packed.write_bytes(packed.read_bytes()[: packed.stat().st_size * 3 // 4])
     if suffix == "zip":  # its table of contents is at its end: nothing can be had from it
         with pytest.raises(UserError, match="no scenes there"):
             curate(packed.parent, tmp_path / "cut")
     else:
         counts = curate(packed.parent, tmp_path / "cut")
-        assert counts["truncated archive"] == 1
+        assert counts["broken archive"] == 1
         assert counts["samples"] >= 1
         assert "ends or breaks at" in (tmp_path / f"cut/rejected/part1.{suffix}.json").read_text()
         again = curate(packed.parent, tmp_path / "cut")

@@ -9,17 +9,20 @@ import hashlib
 import json
 import shutil
 import tempfile
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pyarrow
 import pyarrow.parquet
 
 from track2view.errors import UserError
+from track2view.files import ARRAY_BYTES, read_json
 from track2view.records import CameraPath, PairedTracks, Size, atomic_path
 
 FORMAT = "track2view.sample/1"
 CHUNK = 1 << 20
+MOST = 1 << 31
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,6 +61,26 @@ class SampleRecord:
     tracker: str
     settings: str
     version: str
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if each.type is str and not isinstance(value, str):
+                raise UserError(f"{each.name}: expected text, got {value!r:.60}")
+            if each.type is int and (type(value) is not int or not 0 <= value < MOST):
+                raise UserError(f"{each.name}: expected a whole number from 0, got {value!r:.60}")
+            if each.type is float and (not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < MOST):
+                raise UserError(f"{each.name}: expected a number, got {value!r:.60}")
+        if not isinstance(self.size, tuple) or len(self.size) != 2 or not all(type(side) is int and 0 < side < MOST for side in self.size):
+            raise UserError(f"size: expected height and width, got {self.size!r:.60}")
+        if not is_inside(self.name):
+            raise UserError(f"name: {self.name!r:.80} is no place below the folder of samples")
+
+
+def is_inside(name: str) -> bool:
+    """Whether a name that somebody wrote down leads to a place below the folder it is relative to."""
+    parts = PurePosixPath(name).parts
+    return bool(parts) and not name.startswith("/") and ".." not in parts and "\0" not in name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,14 +129,16 @@ class Sample:
 def load_record(folder: Path) -> SampleRecord:
     """A sample's record; raises :class:`UserError` where the folder is none."""
     path = folder / "sample.json"
+    if not path.exists():
+        raise UserError(f"{folder}: not a sample (it has no sample.json)")
+    document = read_json(path)
+    if not isinstance(document, dict) or document.pop("format", None) != FORMAT:
+        raise UserError(f'{path}: not a sample: format: expected "{FORMAT}"')
+    size = document.pop("size", None)
     try:
-        document = json.loads(path.read_text())
-        if document.pop("format") != FORMAT:
-            raise UserError(f'{path}: format: expected "{FORMAT}"')
-        height, width = document.pop("size")
-        return SampleRecord(size=(height, width), **document)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder}: not a sample ({error})") from None
+        return SampleRecord(size=tuple(size) if isinstance(size, list) else size, **document)
+    except (TypeError, UserError) as error:
+        raise UserError(f"{path}: not a sample ({' '.join(str(error).split()):.300})") from None
 
 
 def write_manifest(root: Path, path: Path) -> int:
@@ -127,6 +152,42 @@ def write_manifest(root: Path, path: Path) -> int:
     with atomic_path(path) as partial:
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=SCHEMA), partial)
     return len(rows)
+
+
+def read_names(path: Path) -> list[str]:
+    """The names that a manifest lists.
+
+    Raises:
+        UserError: no manifest there, a damaged one, or a name that leads out of the folder of samples.
+    """
+    if not path.exists():
+        raise UserError(f"{path}: no such manifest; `track2view curate run` writes one")
+    names = [row["name"] for row in read_table(path, ["name"])]
+    for name in names:
+        if not isinstance(name, str) or not is_inside(name):
+            raise UserError(f"{path}: name: {name!r:.80} is no place below the folder of samples")
+    return names
+
+
+def read_table(path: Path, columns: list[str]) -> list[dict[str, Any]]:
+    """Some columns of a Parquet file of anybody's making, as rows.
+
+    Raises:
+        UserError: damaged, without these columns, or larger than 512 MiB when unpacked.
+    """
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            groups = [file.metadata.row_group(index) for index in range(file.num_row_groups)]
+            size = sum(max(group.total_byte_size, group.num_rows) for group in groups)
+            if not 0 <= size <= ARRAY_BYTES:
+                raise UserError(f"{path}: announces {size / 1e6:.0f} MB; {ARRAY_BYTES / 1e6:.0f} MB at most are read")
+            if missing := sorted(set(columns) - set(file.schema_arrow.names)):
+                raise UserError(f"{path}: has no column {missing[0]}")
+            return file.read(columns=columns).to_pylist()
+    except UserError:
+        raise
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise UserError(f"{path}: not a whole Parquet file ({' '.join(str(error).split()):.200})") from None
 
 
 def file_sha256(path: Path) -> str:

@@ -5,17 +5,19 @@ once, whole; a reader that finds another checksum says so.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pyarrow.parquet
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from track2view.errors import UserError
 from track2view.records import atomic_path
-from track2view.samples import file_sha256
+from track2view.samples import file_sha256, read_table
 
 SCHEMA = pyarrow.schema([(name, pyarrow.string()) for name in ("key", "shard", "sha256")])
 
@@ -31,7 +33,7 @@ def write_index(folder: Path) -> int:
     rows = []
     for path in sorted(folder.glob("[!.]*.safetensors")):
         digest = file_sha256(path)
-        with safe_open(path, "pt") as shard:
+        with _opened(path) as shard:
             rows += [{"key": key, "shard": path.name, "sha256": digest} for key in shard.keys()]  # noqa: SIM118
     rows.sort(key=lambda row: row["key"])
     with atomic_path(folder / "index.parquet") as partial:
@@ -51,7 +53,12 @@ class ShardReader:
         if not path.exists():
             raise UserError(f"{path}: no such index; `track2view curate encode` writes one")
         self.folder = folder
-        self._places = {row["key"]: (row["shard"], row["sha256"]) for row in pyarrow.parquet.read_table(path).to_pylist()}
+        rows = read_table(path, SCHEMA.names)
+        for row in rows:
+            name = row["shard"]
+            if not all(isinstance(value, str) for value in row.values()) or not name or Path(name).name != name:
+                raise UserError(f"{path}: expected keys, names of shards beside it and checksums, got {row!s:.120}")
+        self._places = {row["key"]: (row["shard"], row["sha256"]) for row in rows}
         self._verified: set[str] = set()
 
     def __len__(self) -> int:
@@ -72,8 +79,17 @@ class ShardReader:
         name, digest = self._places[key]
         path = self.folder / name
         if name not in self._verified:
-            if not path.exists() or file_sha256(path) != digest:
+            if not path.is_file() or file_sha256(path) != digest:
                 raise UserError(f"{path}: gone, or not what was written (checksum); delete it and run `track2view curate encode` again")
             self._verified.add(name)
-        with safe_open(path, "pt") as shard:
+        with _opened(path) as shard:
             return shard.get_tensor(key)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, "pt") as shard:
+            yield shard
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); delete it and run `track2view curate encode` again") from None

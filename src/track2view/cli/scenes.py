@@ -1,5 +1,9 @@
 """``track2view scenes`` and ``track2view curate``."""
 
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -7,6 +11,27 @@ from typing import Annotated, Literal
 import tyro
 
 from track2view.errors import UserError
+
+
+class _Terminated(BaseException):
+    """SIGTERM, as a ``KeyboardInterrupt`` is SIGINT."""
+
+
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """SIGTERM unwinds the block, so that its workers end with it, and is answered with one line and the exit code of shells."""
+
+    def terminate(*_: object) -> None:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    except _Terminated:
+        print("track2view: terminated; what is done is kept, run the same command to go on", file=sys.stderr)
+        sys.exit(128 + signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +57,7 @@ class MakeScenes:
     workers: int = 1
     """Processes."""
 
+    @_ended_in_order()
     def run(self) -> None:
         """Render them."""
         from track2view.curate import export_scenes
@@ -106,6 +132,7 @@ class RunCuration:
     ray: str | None = None
     """Address of a running Ray cluster to work on instead ("auto": this machine's)."""
 
+    @_ended_in_order()
     def run(self) -> None:
         """Curate, and count."""
         from track2view.curate import curate

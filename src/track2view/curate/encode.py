@@ -5,18 +5,16 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import pyarrow.parquet
 import torch
 from torch import Tensor
 
 from track2view.curate.claims import claimed
-from track2view.errors import UserError
 from track2view.model.checkpoint import load_vae
 from track2view.model.latents import LatentGrid, encode
 from track2view.model.text import encode_prompt, fingerprint, load_text_encoder
 from track2view.progress import progress
 from track2view.records import atomic_path
-from track2view.samples import load_record
+from track2view.samples import load_record, read_names
 from track2view.shards import ShardReader, write_index, write_shard
 from track2view.video import read_clip
 
@@ -39,9 +37,7 @@ def encode_samples(out: Path, base: Path, *, short_side: int | None = None, devi
         UserError: no manifest there, or a base without VAE or text encoder.
     """
     manifest = out / "manifest.parquet"
-    if not manifest.exists():
-        raise UserError(f"{manifest}: no such manifest; `track2view curate run` writes one")
-    names = pyarrow.parquet.read_table(manifest, columns=["name"]).column("name").to_pylist()
+    names = read_names(manifest)
     captions = sorted({"", *(load_record(out / "samples" / name).caption for name in names)})
     own = f"{base.name}-{fingerprint(base / 'vae')[:8]}{fingerprint(base / 'text_encoder')[:8]}"
     folder = out / "encoded" / (own if short_side is None else f"{own}-{short_side}")

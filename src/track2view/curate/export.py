@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import get_args
 
 import cv2
 import numpy as np
@@ -15,6 +16,7 @@ from jaxtyping import UInt8
 
 from track2view.cameras import write_multicam
 from track2view.errors import UserError
+from track2view.files import read_json
 from track2view.pairing import pair_by_projection
 from track2view.records import CameraPath, PairedTracks, Size
 from track2view.scenes import World, focal_of, make_rig, make_varied_world, render_view, see_points, split_seed, track_points
@@ -27,6 +29,7 @@ APERTURES = {18: "10", 24: "5", 35: "2.4", 50: "2.4"}
 SHEET_FRAMES = (0.0, 0.5, 1.0)
 SHEET_WIDTH = 240
 TRUE_GRID = 24
+MOST_FRAMES = 100_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,18 +52,31 @@ class SceneRecord:
     size: Size
     dynamic: bool
 
+    def __post_init__(self) -> None:
+        for name, least, most in (("seed", 0, 1 << 63), ("index", 0, 1 << 63), ("frames", 1, MOST_FRAMES)):
+            if type(value := getattr(self, name)) is not int or not least <= value < most:
+                raise UserError(f"{name}: expected a whole number from {least}, got {value!r:.60}")
+        if (
+            not isinstance(self.size, tuple)
+            or len(self.size) != 2
+            or not all(type(each) is int and 0 < each < 1 << 14 for each in self.size)
+        ):
+            raise UserError(f"size: expected height and width, got {self.size!r:.60}")
+        if self.split not in get_args(Split) or not isinstance(self.caption, str) or not isinstance(self.dynamic, bool):
+            raise UserError("split, caption or dynamic: not one of ours")
+
     @staticmethod
     def load(folder: Path) -> "SceneRecord":
         """Read a scene folder's ``scene.json``; raises :class:`UserError` where there is none of ours."""
         path = folder / "scene.json"
         try:
-            document = json.loads(path.read_text())
-            if document.pop("format") != FORMAT:
-                raise UserError(f'{path}: format: expected "{FORMAT}"')
-            height, width = document.pop("size")
-            return SceneRecord(size=(height, width), **document)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path}: not a scene that `track2view scenes make` wrote ({error})") from None
+            document = read_json(path)
+            if not isinstance(document, dict) or document.pop("format", None) != FORMAT:
+                raise UserError(f'format: expected "{FORMAT}"')
+            size = document.pop("size", None)
+            return SceneRecord(size=tuple(size) if isinstance(size, list) else size, **document)
+        except (TypeError, UserError) as error:
+            raise UserError(f"{path}: not a scene that `track2view scenes make` wrote ({' '.join(str(error).split()):.300})") from None
 
 
 def export_scene(

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from track2view.curate.archives import find_archives, unpack
 from track2view.curate.claims import claimed
 from track2view.curate.export import export_scene, find_scenes
-from track2view.curate.pools import on_processes, on_ray
+from track2view.curate.pools import on_ray
 from track2view.curate.stages import PairOfViews, Reason, Rejected, curate_pair
 from track2view.errors import DISK_FULL, UserError
 from track2view.progress import progress
@@ -27,6 +27,7 @@ from track2view.records import Size, atomic_path
 from track2view.samples import write_manifest
 from track2view.scenes.rig import Split
 from track2view.trackers import open_tracker
+from track2view.workers import on_processes
 
 SAMPLES, REJECTED, UNPACKED, CLAIMS = "samples", "rejected", "unpacked", "claims"
 ELSEWHERE = "left to another run"
@@ -134,10 +135,11 @@ def curate(
     work = Curation(out=out.absolute(), tracker=tracker, short_side=short_side)
     pairs = list(_pairs(root.absolute(), work, per_scene, seed))
     left = [pair for pair in pairs if not work.done(pair)]
-    jobs = on_processes(work, left, workers) if ray_address is None else on_ray(work, left, ray_address)
+    pool = on_processes(work, left, workers) if ray_address is None else on_ray(work, left, ray_address)
     passing: Counter[str] = Counter()
     seconds = 0.5 if sys.stderr.isatty() else LOG_SECONDS
-    with tqdm(desc="pairs", total=len(pairs), initial=len(pairs) - len(left), mininterval=seconds, maxinterval=seconds) as bar:
+    bar = tqdm(desc="pairs", total=len(pairs), initial=len(pairs) - len(left), mininterval=seconds, maxinterval=seconds)
+    with bar, pool as jobs:
         for pair, outcome in jobs:
             if outcome is None:
                 work.reject(pair.name, "worker died", "its process was killed, or crashed; out of memory?")
@@ -159,7 +161,7 @@ def _pairs(root: Path, work: Curation, per_scene: int, seed: int) -> Iterator[Pa
             if not mine:
                 raise UserError(f"{archive}: another run is unpacking it; start this one when it is done")
             if wrong := unpack(archive, folder):
-                work.reject(str(archive.relative_to(root)), "truncated archive", wrong)
+                work.reject(str(archive.relative_to(root)), "broken archive", wrong)
     if not archives or any(root.glob("**/cameras/camera_extrinsics.json")):
         yield from (pair for pair in choose_pairs(root, per_scene, seed) if work.out not in pair.scene.parents)
     if archives:
@@ -184,7 +186,8 @@ def export_scenes(
 ) -> list[Path]:
     """:func:`export_scene` of many, in processes; returns their folders."""
     work = Export(root=root, split=split, frames=frames, size=size, dynamic=dynamic, depth=depth)
-    made = dict(progress(on_processes(work, list(indices), workers), "scenes", len(indices)))
+    with on_processes(work, list(indices), workers) as jobs:
+        made = dict(progress(jobs, "scenes", len(indices)))
     if died := [index for index, folder in made.items() if folder is None]:
         raise UserError(f"scenes {died}: their processes were killed (out of memory?); run the same command again with fewer --workers")
     return [cast(Path, made[index]) for index in indices]

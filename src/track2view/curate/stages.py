@@ -34,7 +34,7 @@ Reason = Literal[
     "cameras do not match",
     "views do not meet",
     "too little overlap",
-    "truncated archive",
+    "broken archive",
     "disk full",
     "worker died",
     "failed",

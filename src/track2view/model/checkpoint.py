@@ -5,7 +5,7 @@ An adapter holds ``conditioner/`` (diffusers layout), ``lora/pytorch_lora_weight
 """
 
 import json
-from collections.abc import Callable
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -16,17 +16,19 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from diffusers.pipelines.wan.pipeline_wan import WanPipeline
 from peft import LoraConfig, get_peft_model_state_dict
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from track2view.errors import UserError
+from track2view.files import read_json
 from track2view.model.conditioner import TrackConditioner
 from track2view.model.dual_view import DualViewModel, DualViewModes
+from track2view.model.folders import OFFLINE, check_report, check_weights, loaded, outlined, read_config
 from track2view.records import atomic_path
 
-Loaded = TypeVar("Loaded")
+Kind = TypeVar("Kind", bound=ModelMixin)
 
 FORMAT = "track2view.adapter/1"
+MOST_TRACKS, MOST_WIDTH, MOST_RANK = 1_000_000, 1 << 16, 1024
 LORA_FILE = "pytorch_lora_weights.safetensors"
 LORA_TARGETS = [
     *(f"{attention}.{name}" for attention in ("attn1", "attn2") for name in ("to_q", "to_k", "to_v", "to_out.0")),
@@ -41,6 +43,11 @@ COMFY_NAMES = {
 }
 
 
+def _check_whole(name: str, value: object, least: int, most: int) -> None:
+    if type(value) is not int or not least <= value <= most:
+        raise UserError(f"{name}: expected a whole number from {least} to {most}, got {value!r:.60}")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QueryPlan:
     """Where an adapter's tracks start: a grid over the image, at frames counted from the window's start, or its end if negative."""
@@ -48,6 +55,14 @@ class QueryPlan:
     rows: int = 24
     columns: int = 24
     frames: tuple[int, ...] = (0, -1)
+
+    def __post_init__(self) -> None:
+        for name in ("rows", "columns"):
+            _check_whole(f"queries.{name}", getattr(self, name), 1, MOST_TRACKS)
+        for frame in self.frames:
+            _check_whole("queries.frames", frame, -MOST_TRACKS, MOST_TRACKS)
+        if not 0 < self.rows * self.columns * len(self.frames) <= MOST_TRACKS:
+            raise UserError(f"queries: expected 1 to {MOST_TRACKS} tracks, got {self.rows} × {self.columns} at {len(self.frames)} frames")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,6 +88,15 @@ class AdapterRecord:
     step: int = 0
     data: dict[str, object] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for name in ("base", "recipe"):
+            if not isinstance(getattr(self, name), str):
+                raise UserError(f"{name}: expected text, got {getattr(self, name)!r}")
+        _check_whole("width", self.width, 1, MOST_WIDTH)
+        _check_whole("lora_rank", self.lora_rank, 0, MOST_RANK)
+        _check_whole("lora_alpha", self.lora_alpha, 0, MOST_WIDTH)
+        _check_whole("step", self.step, 0, 1 << 53)
+
     def save(self, path: Path) -> None:
         """Write JSON."""
         with atomic_path(path) as partial:
@@ -81,20 +105,19 @@ class AdapterRecord:
     @staticmethod
     def load(path: Path) -> "AdapterRecord":
         """Read JSON; raises :class:`UserError` naming the field that is missing or wrong."""
-        try:
-            document = json.loads(path.read_text())
-        except FileNotFoundError:
-            raise UserError(f"{path.parent}: not an adapter: it has no {path.name}; `track2view model new` makes one") from None
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}: not JSON ({error})") from None
-        if document.pop("format", None) != FORMAT:
+        if not path.exists():
+            raise UserError(f"{path.parent}: not an adapter: it has no {path.name}; `track2view model new` makes one")
+        document = read_json(path)
+        if not isinstance(document, dict) or document.pop("format", None) != FORMAT:
             raise UserError(f'{path}: format: expected "{FORMAT}"; it was written by another version of track2view')
         try:
             modes, plan = DualViewModes(**document.pop("modes")), document.pop("queries")
             queries = QueryPlan(rows=plan["rows"], columns=plan["columns"], frames=tuple(plan["frames"]))
             return AdapterRecord(modes=modes, queries=queries, **document)
         except (KeyError, TypeError) as error:
-            raise UserError(f"{path}: a field is missing or unknown: {error}") from None
+            raise UserError(f"{path}: a field is missing, unknown or of another type: {' '.join(str(error).split()):.300}") from None
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
 
 
 def load_transformer(base: Path, dtype: torch.dtype = torch.float32) -> WanTransformer3DModel:
@@ -105,14 +128,18 @@ def load_transformer(base: Path, dtype: torch.dtype = torch.float32) -> WanTrans
     """
     check_base(base)
     transformer = _whole(WanTransformer3DModel, base / "transformer", dtype)
-    assert isinstance(transformer, WanTransformer3DModel)
     return transformer.eval().requires_grad_(False)
 
 
 def load_vae(base: Path) -> AutoencoderKLWan:
     """The VAE of a base folder, in float32: half precision costs it visible detail."""
     vae = _whole(AutoencoderKLWan, base / "vae", torch.float32)
-    assert isinstance(vae, AutoencoderKLWan)
+    for name in ("latents_mean", "latents_std"):
+        values = vae.config[name]
+        if len(values) != vae.config["z_dim"] or not all(isinstance(each, int | float) and math.isfinite(each) for each in values):
+            raise UserError(f"{base / 'vae/config.json'}: {name}: expected {vae.config['z_dim']} numbers")
+    if not all(each > 0 for each in vae.config["latents_std"]):
+        raise UserError(f"{base / 'vae/config.json'}: latents_std: expected positive numbers")
     return vae.eval().requires_grad_(False)
 
 
@@ -157,16 +184,22 @@ def load_adapter(
     if record.width != width:
         raise UserError(f"{folder}: was made for a base of width {record.width} ({record.base}), this base has {width}")
     conditioner = _whole(TrackConditioner, folder / "conditioner", torch.float32)
-    assert isinstance(conditioner, TrackConditioner)
     if record.lora_rank:
         add_lora(transformer, record.lora_rank, record.lora_alpha)
         _fill_lora(transformer, folder / "lora" / LORA_FILE)
+    if conditioner.config["token_width"] != width:
+        raise UserError(
+            f"{folder / 'conditioner/config.json'}: token_width: expected this base's {width}, got {conditioner.config['token_width']}"
+        )
     model = DualViewModel(transformer, conditioner, record.modes)
     if model.view_embedding is not None:
         path = folder / "view_embedding.safetensors"
         if not path.exists():
             raise UserError(f"{path}: missing; synchronised positions need it")
-        model.view_embedding.data.copy_(load_file(path)["view_embedding"])
+        found = loaded(lambda: load_file(path)["view_embedding"], path)
+        if found.shape != model.view_embedding.shape:
+            raise UserError(f"{path}: is {list(found.shape)}, this base needs {list(model.view_embedding.shape)}")
+        model.view_embedding.data.copy_(found)
     return model.eval(), record
 
 
@@ -177,7 +210,9 @@ def export_comfy(adapter: Path, out: Path) -> None:
         raise UserError(f"{adapter}: has no LoRA to export")
     renamed = {}
     for key, value in _read_lora(adapter / "lora" / LORA_FILE).items():
-        block, index, module, kind = _split(key.removeprefix("transformer."))
+        block, index, module, kind = loaded(lambda key=key: _split(key.removeprefix("transformer.")), adapter / "lora" / LORA_FILE)
+        if module not in COMFY_NAMES:
+            raise UserError(f"{adapter / 'lora' / LORA_FILE}: {key}: ComfyUI has no name for this")
         name = f"diffusion_model.{block}.{index}.{COMFY_NAMES[module]}"
         renamed[f"{name}.{'lora_down' if kind == 'lora_A' else 'lora_up'}.weight"] = value
         renamed[f"{name}.alpha"] = torch.tensor(float(record.lora_alpha))
@@ -194,7 +229,7 @@ def _split(key: str) -> tuple[str, str, str, str]:
 def _read_lora(path: Path) -> dict[str, torch.Tensor]:
     if not path.exists():
         raise UserError(f"{path}: missing; the adapter says that it has a LoRA")
-    return _loaded(lambda: load_file(path), path)
+    return loaded(lambda: load_file(path), path)
 
 
 def _fill_lora(transformer: WanTransformer3DModel, path: Path) -> None:
@@ -221,27 +256,18 @@ def check_base(base: Path) -> None:
     for part in ("transformer/config.json", "vae/config.json"):
         if not (base / part).exists():
             raise UserError(f"{base}: not a base in diffusers' Wan layout: it has no {part}")
-    config = json.loads((base / "transformer/config.json").read_text())
+    config = read_config(base / "transformer")
     name = config.get("_class_name")
     if name != "WanTransformer3DModel":
         raise UserError(f"{base}: not a Wan model: its transformer is {name}; text-to-video Wan 2.1 is needed")
-    if config.get("image_dim") is not None or config["in_channels"] != config["out_channels"]:
+    if config.get("image_dim") is not None or config.get("in_channels") != config.get("out_channels"):
         raise UserError(f"{base}: not a Wan text-to-video model (it takes images or masks beside latents)")
 
 
-def _whole(kind: type[ModelMixin], folder: Path, dtype: torch.dtype) -> ModelMixin:
-    """A module with every one of its weights read from ``folder``: diffusers alone would draw missing ones at random."""
-    load = lambda: kind.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True, output_loading_info=True)  # noqa: E731
-    module, report = _loaded(load, folder)
-    for problem, word in (("missing_keys", "lacks"), ("unexpected_keys", "has unknown"), ("mismatched_keys", "has misshapen")):
-        if keys := sorted(map(str, report[problem])):
-            raise UserError(f"{folder}: {word} {keys[0]} ({len(keys)} such in all)")
+def _whole(kind: type[Kind], folder: Path, dtype: torch.dtype) -> Kind:
+    """A module with every one of its weights read from ``folder``."""
+    check_weights(folder, outlined(folder, kind.from_config))  # pyrefly: ignore
+    load = lambda: kind.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True, output_loading_info=True, **OFFLINE)  # noqa: E731
+    module, report = loaded(load, folder)
+    check_report(report, folder)
     return module
-
-
-def _loaded(load: Callable[[], Loaded], path: Path) -> Loaded:
-    """Turn what libraries raise of a broken folder into one line that names it."""
-    try:
-        return load()
-    except (OSError, SafetensorError, ValueError, RuntimeError, KeyError) as error:
-        raise UserError(f"{path}: cannot be loaded: {str(error).splitlines()[0]}") from None

@@ -12,7 +12,6 @@ from diffusers.pipelines.wan.pipeline_wan import WanPipeline
 from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 from jaxtyping import Float, UInt8
 from torch import Tensor
-from transformers import AutoTokenizer, UMT5EncoderModel
 
 from track2view.errors import UserError
 from track2view.model.checkpoint import AdapterRecord, load_adapter, load_transformer, load_vae, save_adapter
@@ -21,7 +20,7 @@ from track2view.model.cost import MEMORY_MODES, MemoryMode, Shape, memory_needed
 from track2view.model.dual_view import Contexts, DualViewModel, Memory, attention_backends
 from track2view.model.latents import FRAME_STRIDE, LatentGrid, decode, encode
 from track2view.model.sampling import SOLVERS, Guidance, Velocity, denoise, noise_like, shifted_sigmas
-from track2view.model.text import NEGATIVE_PROMPT, PromptCache, encoder_parameters
+from track2view.model.text import NEGATIVE_PROMPT, PromptCache, encoder_parameters, load_text_encoder
 from track2view.pairing import pair_by_projection
 from track2view.records import CameraPath, Clip, TrackSet
 
@@ -110,9 +109,10 @@ class Track2ViewPipeline:
         folder = Path(folder)
         save_adapter(folder / "adapter", self.model, self.record)
         transformer = load_transformer(self.base, self.model.transformer.dtype)
+        tokenizer, encoder = load_text_encoder(self.base, torch.float32, "cpu")
         WanPipeline(
-            tokenizer=AutoTokenizer.from_pretrained(self.base / "tokenizer"),  # pyrefly: ignore
-            text_encoder=UMT5EncoderModel.from_pretrained(self.base / "text_encoder"),
+            tokenizer=tokenizer,  # pyrefly: ignore
+            text_encoder=encoder,
             vae=self.vae,
             scheduler=UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0),  # pyrefly: ignore
             transformer=transformer,

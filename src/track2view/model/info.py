@@ -1,16 +1,14 @@
 """A base and an adapter described in words and numbers, from their configurations alone: no weights are read."""
 
-import json
 from pathlib import Path
-from typing import Any
 
-import torch
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 
-from track2view.errors import UserError
 from track2view.model.checkpoint import AdapterRecord, check_base
 from track2view.model.conditioner import TrackConditioner
 from track2view.model.cost import MEMORY_MODES, Flops, Shape, conditioner_flops, memory_needed, remember_flops, step_flops, video_flops
+from track2view.model.folders import outlined
 from track2view.model.latents import LatentGrid
 from track2view.model.text import encoder_parameters
 from track2view.records import Size
@@ -26,12 +24,13 @@ def describe(base: Path, adapter: Path, *, frames: int, size: Size, steps: int, 
     """
     check_base(base)
     record = AdapterRecord.load(adapter / "track2view.json")
-    with torch.device("meta"):
-        transformer = WanTransformer3DModel.from_config(_config(base / "transformer"))
-        conditioner = TrackConditioner.from_config(_config(adapter / "conditioner"))
-    vae, parameters_of_encoder = _config(base / "vae"), encoder_parameters(base)
+    transformer = outlined(base / "transformer", WanTransformer3DModel.from_config)
+    conditioner = outlined(adapter / "conditioner", TrackConditioner.from_config)
+    vae = outlined(base / "vae", AutoencoderKLWan.from_config)
+    parameters_of_encoder = encoder_parameters(base)
     assert isinstance(transformer, WanTransformer3DModel)
     assert isinstance(conditioner, TrackConditioner)
+    assert isinstance(vae, AutoencoderKLWan)
     shape, grid = Shape.of(transformer, conditioner, record.lora_rank), LatentGrid(frames=frames, size=size)
     tokens = grid.token_grid[0] * grid.token_grid[1] * grid.token_grid[2]
     tracks = record.queries.rows * record.queries.columns * len(record.queries.frames)
@@ -64,7 +63,7 @@ def describe(base: Path, adapter: Path, *, frames: int, size: Size, steps: int, 
                 parameters=sum(parameters),
                 encoder_parameters=0 if mode == "low" else parameters_of_encoder,
                 bytes_per_value=value_bytes,
-                vae_width=vae["base_dim"],
+                vae_width=vae.config["base_dim"],
             )
             for mode in MEMORY_MODES
         ]
@@ -73,13 +72,6 @@ def describe(base: Path, adapter: Path, *, frames: int, size: Size, steps: int, 
             + ", ".join(f"{mode} {need / 1e9:.1f} GB" for mode, need in zip(MEMORY_MODES, needs, strict=True))
         )
     return "\n".join(lines)
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    if not path.exists():
-        raise UserError(f"{path}: missing")
-    return json.loads(path.read_text())
 
 
 def _flops(flops: Flops) -> str:

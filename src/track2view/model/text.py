@@ -8,9 +8,21 @@ from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, PreTrainedTokenizerBase, UMT5Config, UMT5EncoderModel
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+    UMT5Config,
+    UMT5EncoderModel,
+)
 
 from track2view.errors import UserError
+from track2view.model.folders import OFFLINE, TRUSTING_NOBODY, check_report, check_weights, loaded, outlined
 from track2view.records import Clip, atomic_path
 
 MAX_TOKENS = 512
@@ -44,9 +56,11 @@ def encoder_parameters(base: Path) -> int:
     """
     if not (base / "text_encoder/config.json").exists():
         raise UserError(f"{base / 'text_encoder'}: no text encoder there (config.json); a base holds one")
-    with torch.device("meta"):
-        encoder = UMT5EncoderModel(UMT5Config.from_pretrained(base / "text_encoder"))
-    return sum(each.numel() for each in encoder.parameters())
+    return sum(each.numel() for each in _outlined_encoder(base).parameters())
+
+
+def _outlined_encoder(base: Path) -> nn.Module:
+    return outlined(base / "text_encoder", lambda config: UMT5EncoderModel(UMT5Config.from_dict(config)))
 
 
 def load_text_encoder(base: Path, dtype: torch.dtype, device: torch.device | str) -> tuple[PreTrainedTokenizerBase, UMT5EncoderModel]:
@@ -56,11 +70,24 @@ def load_text_encoder(base: Path, dtype: torch.dtype, device: torch.device | str
         UserError: a base without them.
     """
     encoder_parameters(base)
-    tokenizer = AutoTokenizer.from_pretrained(base / "tokenizer")
-    assert isinstance(tokenizer, PreTrainedTokenizerBase)
-    encoder = UMT5EncoderModel.from_pretrained(base / "text_encoder", dtype=dtype).eval()
+    check_weights(base / "text_encoder", _outlined_encoder(base))
+    tokenizer = loaded(lambda: AutoTokenizer.from_pretrained(base / "tokenizer", **TRUSTING_NOBODY), base / "tokenizer")
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise UserError(f"{base / 'tokenizer'}: holds a {type(tokenizer).__name__}, not a tokenizer")
+    encoder = _whole_encoder(base, dtype)
+    if (most := max(tokenizer.get_vocab().values(), default=0)) >= encoder.config.vocab_size:
+        raise UserError(f"{base / 'tokenizer'}: has a token {most}, the text encoder knows {encoder.config.vocab_size}")
     nn.Module.to(encoder, device)
     return tokenizer, encoder
+
+
+def _whole_encoder(base: Path, dtype: torch.dtype) -> UMT5EncoderModel:
+    """With every weight read."""
+    folder = base / "text_encoder"
+    load = lambda: UMT5EncoderModel.from_pretrained(folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **OFFLINE)  # noqa: E731
+    encoder, report = loaded(load, folder)  # pyrefly: ignore
+    check_report(report, folder)
+    return encoder.eval()
 
 
 def fingerprint(folder: Path) -> str:
@@ -107,7 +134,7 @@ class PromptCache:
                 states = encode_prompt(tokenizer, encoder, prompt, "cpu")
                 with atomic_path(file) as partial:
                     save_file({"states": states.contiguous()}, partial)
-        return [load_file(file)["states"] for file in files]
+        return [loaded(lambda file=file: load_file(file)["states"], file) for file in files]
 
     def _key(self, prompt: str) -> str:
         digest = hashlib.sha256(f"{MAX_TOKENS} {self.dtype} {prompt_clean(prompt)}".encode())
@@ -124,8 +151,19 @@ def caption(clip: Clip, folder: Path, device: torch.device | str = "cpu") -> str
     """
     if not (folder / "config.json").exists():
         raise UserError(f"{folder}: no captioning model there (config.json); give a local folder of a transformers image-to-text model")
-    processor = AutoProcessor.from_pretrained(folder)
-    model = AutoModelForImageTextToText.from_pretrained(folder).to(device).eval()
-    inputs = processor(images=clip.frames[len(clip) // 2], return_tensors="pt").to(device)
-    words = model.generate(**inputs, max_new_tokens=60)
+    outline = outlined(folder, lambda _: AutoModelForImageTextToText.from_config(_captioner_config(folder)))
+    check_weights(folder, outline)
+    processor = loaded(lambda: AutoProcessor.from_pretrained(folder, **TRUSTING_NOBODY), folder)
+    load = lambda: AutoModelForImageTextToText.from_pretrained(folder, use_safetensors=True, **TRUSTING_NOBODY)  # noqa: E731
+    model = loaded(load, folder).to(device).eval()
+    return loaded(lambda: _described(clip, processor, model, device), folder)
+
+
+def _captioner_config(folder: Path) -> PretrainedConfig:
+    return AutoConfig.from_pretrained(folder, **TRUSTING_NOBODY)
+
+
+def _described(clip: Clip, processor: ProcessorMixin, model: PreTrainedModel, device: torch.device | str) -> str:
+    inputs = processor(images=clip.frames[len(clip) // 2], return_tensors="pt").to(device)  # pyrefly: ignore
+    words = model.generate(**inputs, max_new_tokens=60)  # pyrefly: ignore
     return processor.batch_decode(words, skip_special_tokens=True)[0].strip()

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from track2view.errors import UserError
+from track2view.files import read_arrays
 from track2view.records import CameraPath, Clip, TrackSet, horizontal_fov, scale_of
 from track2view.trackers.protocol import Queries, Tracking, TrackingReport
 
@@ -44,7 +45,14 @@ class ExternalTracker:
             given, made = Path(folder) / "clip.npz", Path(folder) / "tracking.npz"
             write_request(given, clip, queries, camera)
             try:
-                done = subprocess.run([*self.command, str(given), str(made)], stderr=subprocess.PIPE, text=True, check=False)
+                done = subprocess.run(
+                    [*self.command, str(given), str(made)],
+                    stdin=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                    errors="replace",
+                    check=False,
+                )
             except OSError as error:
                 raise UserError(
                     f"tracker {self.name}: {self.command[0]} cannot be started ({error.strerror}); see docs/trackers.md"
@@ -90,9 +98,8 @@ def read_answer(path: Path, name: str, clip: Clip, queries: Queries, camera: Cam
         UserError: a field that is missing, of another shape, or not of these queries.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
-    except (OSError, ValueError) as error:
+        arrays = read_arrays(path)
+    except UserError as error:
         raise UserError(f"tracker {name}: tracking.npz cannot be read ({error})") from None
     if missing := [field for field in REQUIRED if field not in arrays]:
         raise UserError(f"tracker {name}: tracking.npz lacks {', '.join(missing)}")
@@ -101,24 +108,40 @@ def read_answer(path: Path, name: str, clip: Clip, queries: Queries, camera: Cam
     for field, shape in {**shapes, "world_from_camera": (frames, 4, 4), "intrinsics": (frames, 3, 3)}.items():
         if field in arrays and arrays[field].shape != shape:
             raise UserError(f"tracker {name}: tracking.npz: {field}: expected {list(shape)}, got {list(arrays[field].shape)}")
+    for field in (*shapes, "world_from_camera", "intrinsics"):
+        if field in arrays and arrays[field].dtype.kind not in "biuf":
+            raise UserError(f"tracker {name}: tracking.npz: {field}: expected numbers, got {arrays[field].dtype}")
+    try:
+        return _answer(arrays, clip, queries, camera)
+    except UserError as error:
+        raise UserError(f"tracker {name}: tracking.npz: {error}") from None
+
+
+def _answer(arrays: dict[str, np.ndarray], clip: Clip, queries: Queries, camera: CameraPath | None) -> tuple[TrackSet, CameraPath]:
     found = CameraPath(
-        world_from_camera=torch.from_numpy(arrays["world_from_camera"]).double(),
-        intrinsics=torch.from_numpy(arrays["intrinsics"]).double(),
+        world_from_camera=_tensor(arrays["world_from_camera"], np.float64),
+        intrinsics=_tensor(arrays["intrinsics"], np.float64),
         size=clip.size,
         unit="scene" if camera is None else camera.unit,
         fps=float(clip.fps),
     )
-    moving = torch.from_numpy(arrays["moving"]).bool() if "moving" in arrays else None
+    moving = _tensor(arrays["moving"], np.bool_) if "moving" in arrays else None
     tracks = TrackSet(
-        xyz_world=torch.from_numpy(arrays["xyz_world"]).float(),
-        visible=torch.from_numpy(arrays["visible"]).bool(),
-        confidence=torch.from_numpy(arrays["confidence"]).float(),
+        xyz_world=_tensor(arrays["xyz_world"], np.float32),
+        visible=_tensor(arrays["visible"], np.bool_),
+        confidence=_tensor(arrays["confidence"], np.float32),
         query_frame=queries.frame.clone(),
         moving=moving,
     )
     if camera is not None:
         found = camera.resized(clip.size)
     return tracks, found
+
+
+def _tensor(array: np.ndarray, kind: type[np.generic]) -> torch.Tensor:
+    """Of the kind we compute with, whatever kind, byte order and layout a program wrote."""
+    with np.errstate(over="ignore", invalid="ignore"):  # what does not fit is infinite, and found as such
+        return torch.from_numpy(np.ascontiguousarray(array.astype(kind)))
 
 
 def adapter(name: str, script: str) -> ExternalTracker:
@@ -132,7 +155,10 @@ def adapter(name: str, script: str) -> ExternalTracker:
 
 def program(command: str) -> ExternalTracker:
     """Any program that keeps the contract, as one line of shell words; ``python`` alone is this Python."""
-    words = shlex.split(command)
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise UserError(f"--tracker command: {error} in {command!r}") from None
     if not words:
         raise UserError("--tracker command: names no program; give command:PROGRAM [ARGUMENTS]")
     return ExternalTracker(name=Path(words[-1]).stem, command=(sys.executable if words[0] == "python" else words[0], *words[1:]))
