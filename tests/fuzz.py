@@ -7,14 +7,16 @@ import sys
 from pathlib import Path
 
 import tyro
-from fuzzing.judge import FAULTS
+from fuzzing.judge import FAULTS, Limits
 from fuzzing.readers import READERS
 from fuzzing.run import fuzz, keep
 
 KINDS = ("ok", "refused", *FAULTS)
 
 
-def main(readers: tuple[str, ...] = ("all",), count: int = 10_000, seed: int = 0, keep_in: Path | None = None) -> None:
+def main(
+    readers: tuple[str, ...] = ("all",), count: int = 10_000, seed: int = 0, keep_in: Path | None = None, seconds: float = Limits.seconds
+) -> None:
     """Fuzz readers.
 
     Args:
@@ -22,11 +24,12 @@ def main(readers: tuple[str, ...] = ("all",), count: int = 10_000, seed: int = 0
         count: inputs for each.
         seed: draws other mutations.
         keep_in: a folder that gets the smallest example of each fault.
+        seconds: wall clock for one input; fewer where many hang.
     """
     print(f"| reader | inputs | {' | '.join(KINDS)} | inputs/s |\n|{'---|' * (len(KINDS) + 3)}")
     broken, warned = [], []
     for name in READERS if readers == ("all",) else readers:
-        report = fuzz(name, count, seed)
+        report = fuzz(name, count, seed, Limits(seconds=seconds))
         numbers = [report.inputs, *(report.counts.get(kind, 0) for kind in KINDS), f"{report.inputs / report.seconds:.0f}"]
         print(f"| {name} | {' | '.join(map(str, numbers))} |", flush=True)
         places = [None] * len(report.faults) if keep_in is None else keep(report, keep_in)

@@ -1,6 +1,8 @@
 """Every reader on a few mutated inputs, on what broke one before, and on what is whole; and the harness on what must be found."""
 
 import os
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -115,10 +117,18 @@ def escape(path: Path) -> None:
     Path(ESCAPE).write_text("")
 
 
+def leave_running(path: Path) -> None:
+    subprocess.Popen(["sleep", "60"])
+
+
+def allocate_elsewhere(path: Path) -> None:
+    subprocess.run([sys.executable, "-c", "bytearray(b'a') * (3 << 29)"], check=True)
+
+
 def judged(read: Callable[[Path], object]) -> list[Verdict]:
     """Verdicts of three inputs, of which only the middle one meets ``read``."""
     middle = lambda path: read(path) if path.name == PLAIN[1].name else None  # noqa: E731
-    return list(judge(middle, PLAIN, Limits(seconds=1)))
+    return list(judge(middle, PLAIN, Limits(seconds=1 if read is sleep else Limits.seconds)))
 
 
 @pytest.mark.parametrize(
@@ -131,10 +141,12 @@ def judged(read: Callable[[Path], object]) -> list[Verdict]:
         (allocate, "memory", "2.0 GB"),
         (hide_allocation, "memory", "UserError"),
         (abort, "died", "SIGABRT"),
-        (leave, "escape", "file"),
-        (overwrite, "escape", "file"),
-        (leave_temporary, "escape", "file"),
-        (escape, "escape", "file"),
+        (leave, "escape", ""),
+        (overwrite, "escape", ""),
+        (leave_temporary, "escape", ""),
+        (escape, "escape", ""),
+        (leave_running, "escape", ""),
+        (allocate_elsewhere, "memory", "1.5 GB"),
     ],
 )
 def test_what_an_input_does_is_found_and_the_next_is_read(

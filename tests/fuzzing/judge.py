@@ -15,6 +15,7 @@ import tempfile
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -32,6 +33,8 @@ PACKAGE = str(Path(track2view.__file__).parent)
 CANARY = "canary.txt"
 LONGEST_MESSAGE = 1000
 GIGABYTE = 1 << 30
+PR_SET_PDEATHSIG = 1
+"""Linux's prctl: a child that hangs ends with its parent."""
 M_ARENA_MAX = -8
 """glibc's mallopt: one heap for all threads, since each further one reserves 128 MB."""
 
@@ -128,6 +131,8 @@ def _until_broken(
             if verdict.kind in ("memory", "escape"):
                 return
     finally:
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid or 0, signal.SIGKILL)  # and what it has started
         child.kill()
         child.join()
         ours.close()
@@ -146,7 +151,10 @@ def _work(
     read: Callable[[Path], object], inputs: Sequence[Seed] | Inputs, first: int, limits: Limits, folder: Path, channel: Connection
 ) -> None:
     """The child's life."""
-    ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
+    os.setsid()
+    libc = ctypes.CDLL(None)
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    libc.mallopt(M_ARENA_MAX, 1)
     tempfile.tempdir = str(folder / "tmp")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     said = os.open(folder / "said.txt", os.O_WRONLY | os.O_APPEND)
@@ -161,13 +169,13 @@ def _work(
             os.truncate(said, 0)
             verdict = _judged(read, path, limits, trace)
             if verdict.kind not in FAULTS and (astray := _astray(folder, box, limits)):
-                verdict = Verdict("escape", "file", "", astray)
+                verdict = Verdict("escape", message=astray)
             shutil.rmtree(box, ignore_errors=True)
             channel.send(verdict)
 
 
 def _judged(read: Callable[[Path], object], path: Path, limits: Limits, trace: TextIO) -> Verdict:
-    size, peak = _address_space()
+    (size, peak), started = _address_space(), _largest_child()
     resource.setrlimit(resource.RLIMIT_AS, (size + limits.ceiling, resource.RLIM_INFINITY))
     trace.truncate(0)
     faulthandler.dump_traceback_later(limits.seconds, file=trace)
@@ -181,9 +189,10 @@ def _judged(read: Callable[[Path], object], path: Path, limits: Limits, trace: T
         except BaseException as error:  # a panic of Rust is no Exception
             verdict = _raised("memory" if _lacks_memory(error) else "exception", error)
     faulthandler.cancel_dump_traceback_later()
-    after = _address_space()[1]
-    if verdict.kind != "memory" and after > peak and after - size > limits.bytes:
-        verdict = replace(verdict, kind="memory", what=f"{(after - size) / GIGABYTE:.1f} GB", trace=verdict.trace or verdict.message)
+    after, child = _address_space()[1], _largest_child()
+    taken = max(after - size if after > peak else 0, child if child > started else 0)
+    if verdict.kind != "memory" and taken > limits.bytes:
+        verdict = replace(verdict, kind="memory", what=f"{taken / GIGABYTE:.1f} GB", trace=verdict.trace or verdict.message)
     others = {f"{each.category.__name__}: {each.message}" for each in caught if not issubclass(each.category, Notice)}
     shown = tuple(sorted({text.replace(str(path), path.name) for text in others}))
     return replace(verdict, message=verdict.message.replace(str(path), path.name), warned=shown)
@@ -226,6 +235,11 @@ def _address_space() -> tuple[int, int]:
     return size, peak
 
 
+def _largest_child() -> int:
+    """Bytes of memory that any process started from here, and ended, had at most."""
+    return 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+
+
 def _astray(folder: Path, box: Path, limits: Limits) -> str:
     """What an input left where it has no business, or in a size that nobody expects of it."""
     expected = {"work", "tmp", CANARY, "trace.txt", "said.txt"}
@@ -238,5 +252,8 @@ def _astray(folder: Path, box: Path, limits: Limits) -> str:
         found.append(folder / CANARY)
     if found:
         return f"left {found[0].name} outside"
+    with suppress(ChildProcessError):
+        if os.waitpid(-1, os.WNOHANG) == (0, 0):
+            return "left a process running"
     held = sum(each.lstat().st_size for each in box.rglob("*"))
     return f"left {held / GIGABYTE:.1f} GB on the disk" if held > limits.bytes else ""

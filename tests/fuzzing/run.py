@@ -13,7 +13,7 @@ from pathlib import Path
 
 from corpus import Seed
 
-from fuzzing.judge import FAULTS, Inputs, Verdict, judge
+from fuzzing.judge import FAULTS, Inputs, Limits, Verdict, judge
 from fuzzing.mutate import mutated
 from fuzzing.readers import READERS, Reader, seeds
 
@@ -64,11 +64,11 @@ class Report:
         return sum(self.counts.values())
 
 
-def fuzz(name: str, count: int, seed: int = 0) -> Report:
+def fuzz(name: str, count: int, seed: int = 0, limits: Limits | None = None) -> Report:
     """Run a reader on ``count`` mutated inputs; the same ones for the same ``seed``."""
     reader, originals = prepared(name)
     inputs = Inputs(lambda index: mutated(originals, f"{seed} {name}", index), count)
-    return summed_up(name, inputs, judge(reader.read, inputs))
+    return summed_up(name, inputs, judge(reader.read, inputs, limits or Limits()))
 
 
 def prepared(name: str) -> tuple[Reader, list[Seed]]:
