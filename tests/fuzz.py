@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import tyro
-from fuzzing.judge import FAULTS, Limits
+from fuzzing.judge import FAULTS, SECONDS, Limits
 from fuzzing.readers import READERS
 from fuzzing.run import fuzz, keep
 
@@ -15,7 +15,7 @@ KINDS = ("ok", "refused", *FAULTS)
 
 
 def main(
-    readers: tuple[str, ...] = ("all",), count: int = 10_000, seed: int = 0, keep_in: Path | None = None, seconds: float = Limits.seconds
+    readers: tuple[str, ...] = ("all",), count: int = 10_000, seed: int = 0, keep_in: Path | None = None, seconds: float = SECONDS
 ) -> None:
     """Fuzz readers.
 

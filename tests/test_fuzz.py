@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from corpus import CRASHES, Seed
 from fuzzing.containers import ESCAPE
-from fuzzing.judge import CANARY, Limits, Verdict, judge
+from fuzzing.judge import CANARY, SECONDS, Limits, Verdict, judge
 from fuzzing.mutate import mutated
 from fuzzing.readers import READERS
 from fuzzing.run import Report, fuzz, prepared, summed_up
@@ -128,7 +128,7 @@ def allocate_elsewhere(path: Path) -> None:
 def judged(read: Callable[[Path], object]) -> list[Verdict]:
     """Verdicts of three inputs, of which only the middle one meets ``read``."""
     middle = lambda path: read(path) if path.name == PLAIN[1].name else None  # noqa: E731
-    return list(judge(middle, PLAIN, Limits(seconds=1 if read is sleep else Limits.seconds)))
+    return list(judge(middle, PLAIN, Limits(seconds=1 if read is sleep else SECONDS)))
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ Kind = Literal["ok", "refused", "exception", "hang", "memory", "died", "escape"]
 FAULTS: tuple[Kind, ...] = ("exception", "hang", "memory", "died", "escape")
 PACKAGE = str(Path(track2view.__file__).parent)
 CANARY = "canary.txt"
+SECONDS = 20.0
 LONGEST_MESSAGE = 1000
 GIGABYTE = 1 << 30
 PR_SET_PDEATHSIG = 1
@@ -50,7 +51,7 @@ class Limits:
             for at once at most, since they keep failures to themselves.
     """
 
-    seconds: float = 20.0
+    seconds: float = SECONDS
     bytes: int = GIGABYTE
     ceiling: int = 4 * GIGABYTE
 
