@@ -109,6 +109,10 @@ def overwrite(path: Path) -> None:
     (path.parents[2] / CANARY).write_text("dead")
 
 
+def delete(path: Path) -> None:
+    (path.parents[2] / CANARY).unlink()
+
+
 def leave_temporary(path: Path) -> None:
     tempfile.mkstemp()
 
@@ -143,6 +147,7 @@ def judged(read: Callable[[Path], object]) -> list[Verdict]:
         (abort, "died", "SIGABRT"),
         (leave, "escape", ""),
         (overwrite, "escape", ""),
+        (delete, "escape", ""),
         (leave_temporary, "escape", ""),
         (escape, "escape", ""),
         (leave_running, "escape", ""),

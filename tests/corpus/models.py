@@ -4,6 +4,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from safetensors.torch import load_file, save_file
+
 from track2view.model.dual_view import DualViewModes
 from track2view.model.make import new_model
 
@@ -27,9 +29,11 @@ def make_described(folder: Path) -> None:
 
 
 def make_adapter(folder: Path) -> None:
-    """Adapters with and without a view embedding."""
+    """Adapters with and without a view embedding; PEFT's notes in the LoRA file go, since they list a set in any order."""
     _copy(folder, ("adapter/**/*",), below="adapter", name="sequential")
     _copy(folder, ("adapter/**/*",), below="adapter", name="synchronised", modes=DualViewModes(rope="synchronised"))
+    for lora in sorted(folder.glob("*/lora/*.safetensors")):
+        save_file(load_file(lora), lora)
 
 
 def _copy(folder: Path, patterns: tuple[str, ...], *, below: str = "base", name: str = "model", modes: DualViewModes | None = None) -> None:

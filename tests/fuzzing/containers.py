@@ -20,6 +20,8 @@ from fuzzing.documents import mutate_json, mutate_value
 
 ESCAPE = "/tmp/track2view-fuzz-escape"
 """An absolute name that archives ask for; nothing may ever be there."""
+CANARY = "../../../canary.txt"
+"""A file that must outlive them, as seen from where they are unpacked."""
 NAMES = (
     ESCAPE,
     "../escape",
@@ -37,7 +39,7 @@ NAMES = (
     "n/" * 2000,
     "\udcff",
     "set/scene1/videos/cam01.mp4/inside",
-    "../../canary.txt",
+    CANARY,
 )
 
 
@@ -97,12 +99,12 @@ def _mutate_members(plain: bytes, rng: Random) -> bytes:
     if kind == 0:
         member.name = rng.choice(NAMES)
     elif kind == 1:
-        member.type, member.linkname = rng.choice(KINDS), rng.choice(("../../canary.txt", ESCAPE, member.name, "..", "/", "set"))
+        member.type, member.linkname = rng.choice(KINDS), rng.choice((CANARY, ESCAPE, member.name, "..", "/", "set"))
     elif kind == 2:
         member.mode, member.uid, member.mtime = rng.choice((0, 0o7777, 0o200)), rng.choice((0, 2**31)), rng.choice((-1, 2**40, 1e300))
     elif kind == 3:  # a link, and then what goes through it
         link = tarfile.TarInfo(member.name)
-        link.type, link.linkname = tarfile.SYMTYPE, rng.choice(("../../canary.txt", "../..", ESCAPE, ".."))
+        link.type, link.linkname = tarfile.SYMTYPE, rng.choice((CANARY, "../../..", ESCAPE, ".."))
         members[at:at] = [(link, b"")]
     elif kind == 4:
         members.append((member, rng.choice(members)[1]))

@@ -30,7 +30,7 @@ from track2view.errors import Notice, UserError
 Kind = Literal["ok", "refused", "exception", "hang", "memory", "died", "escape"]
 FAULTS: tuple[Kind, ...] = ("exception", "hang", "memory", "died", "escape")
 PACKAGE = str(Path(track2view.__file__).parent)
-CANARY = "canary.txt"
+CANARY, ALIVE = "canary.txt", "alive"
 SECONDS = 20.0
 LONGEST_MESSAGE = 1000
 GIGABYTE = 1 << 30
@@ -109,8 +109,8 @@ def _until_broken(
     folder = scratch / "run"
     for name in ("work", "tmp"):
         (folder / name).mkdir(parents=True)
-    for name in (CANARY, "trace.txt", "said.txt"):
-        (folder / name).write_text("")
+    for name, content in ((CANARY, ALIVE), ("trace.txt", ""), ("said.txt", "")):
+        (folder / name).write_text(content)
     fork = multiprocessing.get_context("fork")
     ours, theirs = fork.Pipe(duplex=False)
     child = fork.Process(target=_work, args=(read, inputs, first, limits, folder, theirs))
@@ -220,10 +220,10 @@ def _raised(kind: Kind, error: BaseException) -> Verdict:
 
 
 def _lacks_memory(error: BaseException | None) -> bool:
-    """Whether an allocation failed behind this; FFmpeg says so of its own limits, and what it does get the ceiling shows."""
+    """Whether an allocation failed behind this. FFmpeg says so of its own limits too; what it does get the address space shows."""
     while error is not None:
-        theirs = type(error).__module__.startswith("av.")
-        if not theirs and (isinstance(error, MemoryError) or re.search(r"allocat|bad_alloc|out of memory", str(error), re.IGNORECASE)):
+        words = isinstance(error, UserError) or type(error).__module__.startswith("av.")
+        if not words and (isinstance(error, MemoryError) or re.search(r"allocat|bad_alloc|out of memory", str(error), re.IGNORECASE)):
             return True
         error = error.__cause__ or error.__context__
     return False
@@ -249,10 +249,10 @@ def _astray(folder: Path, box: Path, limits: Limits) -> str:
     if os.path.lexists(ESCAPE):
         os.unlink(ESCAPE)
         found.append(Path(ESCAPE))
-    if (folder / CANARY).stat().st_size:
-        found.append(folder / CANARY)
     if found:
         return f"left {found[0].name} outside"
+    if not (folder / CANARY).exists() or (folder / CANARY).read_text() != ALIVE:
+        return "deleted or changed what was there before"
     with suppress(ChildProcessError):
         if os.waitpid(-1, os.WNOHANG) == (0, 0):
             return "left a process running"

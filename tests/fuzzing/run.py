@@ -37,7 +37,7 @@ class Fault:
     @property
     def title(self) -> str:
         """One line."""
-        words = (self.verdict.kind, self.verdict.what, self.verdict.where, self.verdict.message[:160])
+        words = (self.verdict.kind, self.verdict.what, self.verdict.where, " ".join(self.verdict.message.split())[:160])
         return f"{self.count} × {' | '.join(word for word in words if word)}"
 
 
