@@ -1,5 +1,6 @@
 """Every reader on a few mutated inputs, on what broke one before, and on what is whole; and the harness on what must be found."""
 
+import ast
 import os
 import subprocess
 import sys
@@ -10,7 +11,6 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-import corpus
 import numpy as np
 import pytest
 from corpus import CRASHES, Seed
@@ -18,11 +18,10 @@ from fuzzing.containers import ESCAPE
 from fuzzing.judge import CANARY, SECONDS, Limits, Verdict, judge
 from fuzzing.mutate import mutated
 from fuzzing.readers import READERS
-from fuzzing.run import Report, fuzz, prepared, summed_up
+from fuzzing.run import Report, crashes, fuzz, prepared, summed_up
 
 from track2view.errors import UserError, notice
 
-COUNT = 120
 PLAIN = [Seed(f"{index}.txt", {"": b"a"}) for index in range(3)]
 
 
@@ -41,9 +40,9 @@ def read_whole(name: str) -> Report:
 
 def read_crashes(name: str) -> Report:
     """A reader on what broke one before."""
-    reader, _ = prepared(name)
-    crashes = corpus.load(CRASHES / name)
-    return summed_up(name, crashes, judge(reader.read, crashes))
+    reader, seeds = prepared(name)
+    cases = crashes(name, seeds)
+    return summed_up(name, cases, judge(reader.read, cases))
 
 
 def shown(report: Report) -> str:
@@ -52,8 +51,8 @@ def shown(report: Report) -> str:
 
 @pytest.mark.parametrize("name", READERS)
 def test_mutated_inputs_are_read_or_refused_in_one_line(name: str, fresh: ProcessPoolExecutor) -> None:
-    report = fresh.submit(fuzz, name, COUNT).result()
-    assert report.inputs == COUNT
+    report = fresh.submit(fuzz, name, READERS[name].few).result()
+    assert report.inputs == READERS[name].few
     assert not report.faults, shown(report)
 
 
@@ -95,6 +94,13 @@ def hide_allocation(path: Path) -> None:
         np.empty(1 << 50, np.uint8)
     except MemoryError:
         raise UserError(f"{path}: too large") from None
+
+
+def nest(path: Path) -> None:
+    try:
+        ast.literal_eval("(" * 3000)
+    except MemoryError:
+        raise UserError(f"{path}: nested too deeply") from None
 
 
 def abort(path: Path) -> None:
@@ -144,6 +150,7 @@ def judged(read: Callable[[Path], object]) -> list[Verdict]:
         (sleep, "hang", "over 1 s"),
         (allocate, "memory", "2.0 GB"),
         (hide_allocation, "memory", "UserError"),
+        (nest, "refused", ""),
         (abort, "died", "SIGABRT"),
         (leave, "escape", ""),
         (overwrite, "escape", ""),

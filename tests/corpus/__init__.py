@@ -1,7 +1,8 @@
 """Small valid inputs for every reader, made by public libraries alone, the same bytes each time.
 
 A seed is a file or a folder, as a person would hand it over. ``python -m corpus FOLDER`` (with ``tests`` on the path) writes
-them all; ``crashes/READER/`` beside this file holds, in the same shape, each input that once broke a reader.
+them all; ``crashes/READER/`` beside this file holds, in the same shape, each input that once broke a reader (a changed folder only
+as far as it differs: see :func:`fuzzing.run.crashes`).
 """
 
 from dataclasses import dataclass

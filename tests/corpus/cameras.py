@@ -29,7 +29,7 @@ def intrinsics() -> np.ndarray:
 
 
 def make_json(folder: Path) -> None:
-    """track2view, nerfstudio (transforms, viewer path, export list), MultiCamVideo and MotionCtrl."""
+    """track2view, nerfstudio (transforms, viewer path, export list), MultiCamVideo, MotionCtrl and NeoVerse (both its kinds)."""
     turned = poses() @ OPENGL
     flat = [float(each) for each in intrinsics()[0][[0, 1, 0, 1], [0, 1, 2, 2]]]
     documents: dict[str, object] = {
@@ -62,9 +62,16 @@ def make_json(folder: Path) -> None:
         },
         "export_list.json": [{"file_path": f"images/{i}.png", "transform": pose[:3].tolist()} for i, pose in enumerate(turned)],
         "motionctrl.json": [np.linalg.inv(pose)[:3].flatten().tolist() for pose in poses()],
-        "camera_extrinsics.json": {
-            f"frame{index}": {camera: _unreal(pose, shift) for camera, shift in (("cam01", 0.0), ("cam02", 1.5))}
-            for index, pose in enumerate(poses())
+        "camera_extrinsics.json": {f"frame{index}": {"cam01": _unreal(pose)} for index, pose in enumerate(poses())},
+        "neoverse_keyframes.json": {
+            "num_frames": 9,
+            "zoom_ratio": 1.2,
+            "keyframes": [{"0": [{"static": {}}]}, {"4": [{"pan_left": {"angle": 10}}, {"push_in": {}}]}, {"8": [{"orbit_right": {}}]}],
+        },
+        "neoverse_matrices.json": {
+            "num_frames": 9,
+            "mode": "global",
+            "trajectory": {"frame_indices": [0, 3, 8], "frame_matrices": poses()[:3].tolist()},
         },
     }
     for name, document in documents.items():
@@ -96,7 +103,7 @@ def make_text(folder: Path) -> None:
 
 
 def make_arrays(folder: Path) -> None:
-    """ViPE, Vista4D, GEN3C and MegaSaM npz; SpatialVID npy."""
+    """ViPE, Vista4D, GEN3C, MegaSaM and NeoVerse npz; SpatialVID npy."""
     single, matrices = poses().astype(np.float32), intrinsics().astype(np.float32)
     four = matrices[:, [0, 1, 0, 1], [0, 1, 2, 2]]
     np.savez(folder / "vipe.npz", data=single, inds=np.arange(FRAMES))
@@ -107,7 +114,7 @@ def make_arrays(folder: Path) -> None:
     np.savez(folder / "megasam.npz", images=images, depths=depths, intrinsic=matrices[0], cam_c2w=single)
     quaternions = [[*pose[:3, 3], *_quaternion(pose)[1:], _quaternion(pose)[0]] for pose in np.linalg.inv(poses())]
     np.save(folder / "spatialvid.npy", np.asarray(quaternions, np.float64))
-    np.save(folder / "matrices.npy", single)
+    np.savez(folder / "neoverse.npz", frame_indices=np.arange(FRAMES), frame_matrices=poses())
 
 
 def make_colmap(folder: Path) -> None:
@@ -156,9 +163,9 @@ def _quaternion(pose: np.ndarray) -> list[float]:
     return [math.cos(half), 0.0, math.sin(half), 0.0]
 
 
-def _unreal(pose: np.ndarray, shift: float) -> str:
+def _unreal(pose: np.ndarray) -> str:
     """MultiCamVideo's row vectors: X forward, Y right, Z up, centimetres."""
     axes = np.array([[0.0, 0, 1], [1, 0, 0], [0, -1, 0]])
     rows = (axes @ pose[:3, :3] @ axes.T).T
-    centre = 100 * (axes @ pose[:3, 3]) + [0, 100 * shift, 0]
+    centre = 100 * (axes @ pose[:3, 3])
     return "".join(f"[{' '.join(map(repr, row))} 0] " for row in rows.tolist()) + f"[{' '.join(map(repr, centre.tolist()))} 1] "

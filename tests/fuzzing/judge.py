@@ -3,6 +3,7 @@
 Memory is judged by the address space an input asked for, not by pages it touched: what fits a laptop today is gone on the next.
 """
 
+import ast
 import ctypes
 import faulthandler
 import multiprocessing
@@ -34,6 +35,7 @@ CANARY, ALIVE = "canary.txt", "alive"
 SECONDS = 20.0
 LONGEST_MESSAGE = 1000
 GIGABYTE = 1 << 30
+NO_MEMORY = re.compile(r"(can't|cannot|unable to|failed to) allocate|bad_alloc|(out of|not enough) memory", re.IGNORECASE)
 PR_SET_PDEATHSIG = 1
 """Linux's prctl: a child that hangs ends with its parent."""
 M_ARENA_MAX = -8
@@ -223,10 +225,16 @@ def _lacks_memory(error: BaseException | None) -> bool:
     """Whether an allocation failed behind this. FFmpeg says so of its own limits too; what it does get the address space shows."""
     while error is not None:
         words = isinstance(error, UserError) or type(error).__module__.startswith("av.")
-        if not words and (isinstance(error, MemoryError) or re.search(r"allocat|bad_alloc|out of memory", str(error), re.IGNORECASE)):
+        if not words and (isinstance(error, MemoryError) or NO_MEMORY.search(str(error))) and not _nested_too_deeply(error):
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def _nested_too_deeply(error: BaseException) -> bool:
+    """Python's own parser calls brackets beyond its depth a lack of memory."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and frames[-1].filename == ast.__file__
 
 
 def _address_space() -> tuple[int, int]:

@@ -19,11 +19,13 @@ class Reader:
         make: writes seeds into a folder.
         read: opens one input; a :class:`track2view.errors.UserError` is a right answer, any other exception is a fault.
         modules: imported once, before inputs are read: what loading them takes is not the input's.
+        few: inputs that ``make test`` tries.
     """
 
     make: Callable[[Path], None]
     read: Callable[[Path], object]
     modules: tuple[str, ...] = ()
+    few: int = 120
 
 
 def read_camera(path: Path) -> None:
@@ -145,17 +147,17 @@ READERS: dict[str, Reader] = {
     "tracks": Reader(records.make_tracks, read_tracks, ("track2view.records",)),
     "pairs": Reader(records.make_pairs, read_pairs, ("track2view.records",)),
     "tracker-answer": Reader(records.make_answers, read_answer, ("track2view.trackers.external",)),
-    "video": Reader(videos.make_videos, read_video, ("track2view.video",)),
-    "sound": Reader(videos.make_sound, read_sound, ("track2view.video",)),
-    "images": Reader(videos.make_images, read_video, ("track2view.video",)),
+    "video": Reader(videos.make_videos, read_video, ("track2view.video",), few=15),
+    "sound": Reader(videos.make_sound, read_sound, ("track2view.video",), few=15),
+    "images": Reader(videos.make_images, read_video, ("track2view.video",), few=15),
     "archive": Reader(records.make_archives, unpack_archive, ("track2view.curate.archives",)),
     "sample": Reader(records.make_samples, read_sample, ("track2view.samples",)),
     "shards": Reader(records.make_shards, read_shards, ("track2view.shards",)),
-    "transformer": Reader(models.make_transformer, read_transformer, MODEL),
-    "vae": Reader(models.make_vae, read_vae, MODEL),
-    "text-encoder": Reader(models.make_text_encoder, read_text_encoder, MODEL),
-    "adapter": Reader(models.make_adapter, read_adapter, MODEL),
-    "model-info": Reader(models.make_described, describe_model, MODEL),
+    "transformer": Reader(models.make_transformer, read_transformer, MODEL, few=40),
+    "vae": Reader(models.make_vae, read_vae, MODEL, few=40),
+    "text-encoder": Reader(models.make_text_encoder, read_text_encoder, MODEL, few=40),
+    "adapter": Reader(models.make_adapter, read_adapter, MODEL, few=40),
+    "model-info": Reader(models.make_described, describe_model, MODEL, few=40),
 }
 
 

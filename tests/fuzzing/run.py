@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from corpus import Seed
+from corpus import CRASHES, Seed, load
 
 from fuzzing.judge import FAULTS, Inputs, Limits, Verdict, judge
 from fuzzing.mutate import mutated
@@ -85,6 +85,15 @@ def prepared(name: str) -> tuple[Reader, list[Seed]]:
         made = ours.recv()
         child.join()
     return reader, made
+
+
+def crashes(name: str, originals: Sequence[Seed]) -> list[Seed]:
+    """What broke a reader once. A folder ``SEED.what_it_did`` holds only what differs from that seed, and is laid over it."""
+    whole = {seed.name: seed for seed in originals if "" not in seed.files}
+    found = load(CRASHES / name) if (CRASHES / name).exists() else []
+    return [
+        Seed(case.name, {**whole[below].files, **case.files}) if (below := case.name.split(".")[0]) in whole else case for case in found
+    ]
 
 
 def summed_up(name: str, inputs: Sequence[Seed] | Inputs, verdicts: Iterable[Verdict]) -> Report:
