@@ -3,8 +3,10 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 CLIP ?=
 CAMERA ?= orbit-right
+READER ?= all
+COUNT ?= 10000
 
-.PHONY: setup demo test test-slow test-gpu lint bench bench-model bench-gpu data-demo clean
+.PHONY: setup demo test test-slow test-gpu lint bench bench-model bench-gpu fuzz data-demo clean
 
 setup: .venv/installed
 
@@ -41,6 +43,9 @@ bench-model: setup
 
 bench-gpu: setup
 	$(BIN)/python benchmarks/model.py --cuda
+
+fuzz: setup
+	$(BIN)/python tests/fuzz.py --readers $(READER) --count $(COUNT) --keep-in bench/fuzz
 
 data-demo: setup
 	$(BIN)/track2view scenes make data-demo/data --count 4 --size 240 416 --workers 2
