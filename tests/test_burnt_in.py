@@ -93,3 +93,32 @@ def test_the_case_of_a_caption_a_logo_and_bars(cases: object) -> None:
     assert (found.top, found.bottom) == (18, 18)
     assert found.in_words() == "black bars and a caption or logo"
     assert find_burnt_in(read_clip(cases / "burnt_in_overlay" / "same_without.mp4", short_side=144)) is None
+
+
+def test_a_render_leaves_what_is_burnt_in_where_it_is(arc: TrueShot, tmp_path: object) -> None:
+    import track2view as t2v
+
+    small = torch.nn.functional.interpolate(arc.clip.frames[::4].float(), size=(144, 252), mode="area").to(torch.uint8)
+    clip, letters = marked(replace(arc.clip, frames=small), text="stay", bars=(18, 18))
+    with pytest.warns(UserWarning, match="black bars and a caption or logo that never move: left out of tracking"):
+        shot = t2v.prepare(clip, use_cache=False)
+    burnt_in = shot.burnt_in
+    assert burnt_in is not None
+    target = t2v.target_camera(shot, "orbit-right", amount=12)
+    made = read_clip(t2v.write_run(shot, target, tmp_path / "run"))
+    last = len(made) - 1
+    assert (made.image(last)[:17].max(-1) < 30).mean() == 1.0
+    assert (made.image(last)[-17:].max(-1) < 30).mean() == 1.0
+    assert np.abs(made.image(last).astype(int) - clip.image(last))[letters].mean() < 8
+    picture = np.s_[24:-48, 40:-40]
+    assert np.abs(made.image(last).astype(int) - clip.image(last))[picture].mean() > 8, "the scene itself is seen from elsewhere"
+    tracks = shot.tracking.tracks
+    rows = (t2v_rows(shot) * clip.size[0])[tracks.visible]
+    assert float(((rows < 17) | (rows > clip.size[0] - 17)).float().mean()) == 0.0
+
+
+def t2v_rows(shot: object) -> torch.Tensor:
+    """Where each track is seen, from the top, in shares of the picture."""
+    from track2view.records import ViewTracks
+
+    return ViewTracks.of(shot.tracking.tracks, shot.tracking.camera).uv[..., 1]

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float32, UInt8
+from jaxtyping import Bool, Float32, Float64, UInt8
 
 from track2view.records import Clip
 
@@ -20,6 +20,8 @@ SHARE_AROUND, SHARE_TRAVELLING = 0.6, 0.7
 """Of the pixels around a mark, and of all other edges, those that vary: a camera that stands still tells nothing of what is burnt in."""
 LEAST_OF_PICTURE, MOST_OF_PICTURE = 0.002, 0.25
 BLACK = 28
+BORDER, LIT_AT_BORDER = 3, 0.3
+"""Lines within which a picture begins behind a bar, and how much of such a line is lit: a night sky ends otherwise."""
 MOST_OF_SIDE = 0.4
 
 
@@ -68,8 +70,8 @@ def find_burnt_in(clip: Clip) -> BurntIn | None:
     """Groups of edges that keep still while all around them moves, and black borders; None where there are none."""
     chosen = np.unique(np.linspace(0, len(clip) - 1, min(SAMPLES, len(clip))).round().astype(int))
     grey = np.stack([cv2.cvtColor(clip.image(int(index)), cv2.COLOR_RGB2GRAY) for index in chosen])
-    top, bottom = _bars(grey.max((0, 2)))
-    left, right = _bars(grey.max((0, 1)))
+    top, bottom = _bars(grey.max((0, 2)), (grey.max(0) > BLACK).mean(1))
+    left, right = _bars(grey.max((0, 1)), (grey.max(0) > BLACK).mean(0))
     height, width = clip.size
     inner = (slice(top, height - bottom), slice(left, width - right))
     marks = _still_marks(grey[:, *inner])
@@ -80,13 +82,20 @@ def find_burnt_in(clip: Clip) -> BurntIn | None:
     return BurntIn(mask=mask, top=top, bottom=bottom, left=left, right=right)
 
 
-def _bars(brightest: UInt8[np.ndarray, "N"]) -> tuple[int, int]:
-    """How many lines at the beginning and at the end are black in all frames; none where that is much of the picture."""
+def _bars(brightest: UInt8[np.ndarray, "N"], lit: Float64[np.ndarray, "N"]) -> tuple[int, int]:
+    """How many lines at the beginning and at the end are black in all frames, up to a border behind which the picture begins at once.
+
+    Args:
+        brightest: of each line.
+        lit: share of each line's pixels that are not black at all times.
+    """
     bright = np.flatnonzero(brightest > BLACK)
     if not len(bright):
         return 0, 0
-    before, behind = int(bright[0]), len(brightest) - 1 - int(bright[-1])
-    return (before, behind) if before + behind <= MOST_OF_SIDE * len(brightest) else (0, 0)
+    first, last = int(bright[0]), int(bright[-1])
+    before = first if lit[first : first + BORDER].max() > LIT_AT_BORDER else 0
+    behind = len(lit) - 1 - last if lit[max(0, last + 1 - BORDER) : last + 1].max() > LIT_AT_BORDER else 0
+    return (before, behind) if before + behind <= MOST_OF_SIDE * len(lit) else (0, 0)
 
 
 def _still_marks(grey: UInt8[np.ndarray, "T H W"]) -> Bool[np.ndarray, "H W"]:

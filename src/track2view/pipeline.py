@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float64, UInt8
 
 from track2view import cache
+from track2view.burnt_in import BurntIn, find_burnt_in
 from track2view.cameras import apply_move, is_keyframes, parse_move, read_camera, read_keyframes
 from track2view.cameras.moves import RECAM_METRES_TO_PIVOT, Easing
 from track2view.errors import UserError, notice
@@ -26,7 +27,7 @@ from track2view.overview import draw_overview
 from track2view.pairing import pair_by_projection
 from track2view.preflight import check_disk, check_memory, make_folder
 from track2view.progress import progress
-from track2view.records import CameraPath, Clip, TrackSet, horizontal_fov, scale_of
+from track2view.records import CameraPath, Clip, TrackSet, ViewTracks, horizontal_fov, scale_of
 from track2view.trackers import Queries, SfmTracker, Tracker, Tracking, TrackingReport
 from track2view.trackers.flow import neighbour_flow
 from track2view.video import VideoWriter
@@ -46,9 +47,15 @@ VERSIONED = ("track2view", "torch", "numpy", "opencv-contrib-python-headless", "
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shot:
-    """A clip and all that is known of it; any number of camera paths are rendered from one."""
+    """A clip and all that is known of it; any number of camera paths are rendered from one.
+
+    Attributes:
+        scene: the clip without what is burnt into it.
+    """
 
     clip: Clip
+    scene: Clip
+    burnt_in: BurntIn | None
     tracking: Tracking
     depth: DenseDepth
     seconds: dict[str, float] = field(default_factory=dict)
@@ -94,27 +101,32 @@ def prepare(
     guessed = source_camera is not None and not source_camera.focal_known
     queries = queries or default_queries(clip)
     key = cache.content_key(clip, tracker, queries, source_camera, tracks) if use_cache else ""
+    burnt_in = find_burnt_in(clip)
+    if burnt_in is not None:
+        notice(f"{burnt_in.in_words()} that never move: left out of tracking, and laid back as they are")
+    scene = clip if burnt_in is None else burnt_in.taken_out(clip)
     if use_cache and (known := cache.load(key)) is not None:
-        return Shot(clip=clip, tracking=known[0], depth=known[1])
+        return Shot(clip=clip, scene=scene, burnt_in=burnt_in, tracking=known[0], depth=known[1])
     check_memory(clip)
     started = time.perf_counter()
     if tracks is None:
-        tracking = tracker.track(clip, queries, source_camera)
+        tracking = tracker.track(scene, queries, source_camera)
     else:
         assert source_camera is not None
-        tracking = _given(clip, tracks, source_camera)
+        tracking = _given(scene, tracks, source_camera)
     tracked = time.perf_counter()
-    flow = tracking.flow or neighbour_flow(clip)
-    depth = densify(clip, flow, tracking.tracks, tracking.camera)
+    flow = tracking.flow or neighbour_flow(scene)
+    depth = densify(scene, flow, tracking.tracks, tracking.camera)
     finished = time.perf_counter()
     if guessed:
         fov = horizontal_fov(tracking.camera.intrinsics[0], tracking.camera.size)
         warning = f"the source camera's file has no focal length: assumed {fov:.0f}° wide; give --fov if you know it"
         tracking = replace(tracking, report=replace(tracking.report, warnings=(*tracking.report.warnings, warning)))
-    tracking = replace(tracking, flow=None)
+    tracking = replace(tracking, flow=None, tracks=_outside(tracking.tracks, tracking.camera, burnt_in))
     if use_cache:
         cache.store(key, tracking, depth)
-    return Shot(clip=clip, tracking=tracking, depth=depth, seconds={"tracking": tracked - started, "depth": finished - tracked})
+    seconds = {"tracking": tracked - started, "depth": finished - tracked}
+    return Shot(clip=clip, scene=scene, burnt_in=burnt_in, tracking=tracking, depth=depth, seconds=seconds)
 
 
 def default_queries(clip: Clip, planned: Queries | None = None) -> Queries:
@@ -173,8 +185,8 @@ def target_camera(
 
 
 def refilm(shot: Shot, target: CameraPath, device: str = "cpu") -> Iterator[RenderedFrame]:
-    """The clip as seen from ``target``, frame by frame."""
-    renderer = WarpRenderer(shot.clip, shot.depth, shot.tracking.camera, device)
+    """The scene as seen from ``target``, frame by frame."""
+    renderer = WarpRenderer(shot.scene, shot.depth, shot.tracking.camera, device)
     for frame in progress(range(len(shot.clip)), "re-filming", len(shot.clip)):
         yield renderer.render(target, frame)
 
@@ -241,6 +253,8 @@ def _write_videos(
     ):
         for frame, view in enumerate(refilm(shot, target, device)):
             image = np.ascontiguousarray(view.colour.permute(1, 2, 0).numpy()) if made is None else made.image(frame)
+            if shot.burnt_in is not None:
+                image = shot.burnt_in.laid_back(image, clip.image(frame))
             output.add(image)
             compare.add(_side_by_side(clip.image(frame), image, view.seen.numpy()))
             coverage[frame] = float(view.seen_now.float().mean()), float(view.seen.float().mean())
@@ -259,6 +273,18 @@ def _known(camera: CameraPath, clip: Clip, fov: float | None) -> CameraPath:
     if fov is not None and camera.focal_known:
         notice(f"--fov {fov:g} is not used: the source camera's file has a focal length")
     return camera if fov is None or camera.focal_known else camera.with_fov(fov)
+
+
+def _outside(tracks: TrackSet, camera: CameraPath, burnt_in: BurntIn | None) -> TrackSet:
+    """Tracks are not seen where something burnt in is: there the scene was painted over."""
+    if burnt_in is None:
+        return tracks
+    view = ViewTracks.of(tracks, camera)
+    height, width = burnt_in.mask.shape
+    columns = (view.uv[..., 0].nan_to_num() * width).long().clamp(0, width - 1)
+    rows = (view.uv[..., 1].nan_to_num() * height).long().clamp(0, height - 1)
+    covered = view.valid & torch.from_numpy(burnt_in.mask)[rows, columns]
+    return replace(tracks, visible=tracks.visible & ~covered)
 
 
 def _given(clip: Clip, tracks: TrackSet, camera: CameraPath) -> Tracking:

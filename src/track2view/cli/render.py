@@ -265,13 +265,13 @@ def _made(shot: "Shot", target: "CameraPath", out: Path, model: _Model) -> "Clip
 
     settings = model.settings
     if model.captioner is not None and not settings.prompt:
-        settings = replace(settings, prompt=caption(shot.clip, model.captioner, model.pipeline.device))
+        settings = replace(settings, prompt=caption(shot.scene, model.captioner, model.pipeline.device))
         say(f"prompt: {settings.prompt}")
     interrupted: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, _: interrupted.append(number))
     try:
         tracking = shot.tracking
-        made = model.pipeline(shot.clip, tracking.tracks, tracking.camera, target, settings, lambda step, latents: bool(interrupted))
+        made = model.pipeline(shot.scene, tracking.tracks, tracking.camera, target, settings, lambda step, latents: bool(interrupted))
     finally:
         signal.signal(signal.SIGINT, before)
     if interrupted:
