@@ -164,6 +164,7 @@ _DAMAGED = (
     EOFError,
     ArithmeticError,
     LookupError,
+    MemoryError,
     NotImplementedError,
     RuntimeError,
     SyntaxError,
@@ -172,4 +173,5 @@ _DAMAGED = (
     TokenError,
     struct.error,
 )
-"""What zipfile and numpy raise on damaged archives: tables, streams, unknown or encrypted members, headers that are no literal."""
+"""What zipfile and numpy raise on damaged archives: tables, streams, unknown or encrypted members, headers that are no literal (a deeply
+nested one is a MemoryError of Python's parser)."""

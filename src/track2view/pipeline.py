@@ -283,8 +283,7 @@ def _outside(tracks: TrackSet, camera: CameraPath, burnt_in: BurntIn | None) -> 
     height, width = burnt_in.mask.shape
     columns = (view.uv[..., 0].nan_to_num() * width).long().clamp(0, width - 1)
     rows = (view.uv[..., 1].nan_to_num() * height).long().clamp(0, height - 1)
-    covered = view.valid & torch.from_numpy(burnt_in.mask)[rows, columns]
-    return replace(tracks, visible=tracks.visible & ~covered)
+    return replace(tracks, visible=tracks.visible & ~torch.from_numpy(burnt_in.mask)[rows, columns])
 
 
 def _given(clip: Clip, tracks: TrackSet, camera: CameraPath) -> Tracking:
