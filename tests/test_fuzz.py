@@ -98,7 +98,7 @@ def hide_allocation(path: Path) -> None:
 
 def nest(path: Path) -> None:
     try:
-        ast.literal_eval("(" * 3000)
+        ast.literal_eval("-" * 9000 + "1")
     except MemoryError:
         raise UserError(f"{path}: nested too deeply") from None
 
