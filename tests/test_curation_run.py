@@ -19,6 +19,7 @@ from track2view.curate import choose_pairs, curate, export_scene
 from track2view.curate.claims import claimed
 from track2view.curate.run import Curation
 from track2view.errors import UserError
+from track2view.samples import find_samples
 from track2view.trackers import TRACKERS
 
 FRAMES, SIZE, PER_SCENE = 9, (64, 112), 20
@@ -51,14 +52,14 @@ def test_a_run_killed_ten_times_ends_like_one_that_was_not(data: Path, undisturb
     moment, done = random.Random(0), []
     for _ in range(10):
         run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        before = len(list(tmp_path.glob("samples/**/sample.json")))
+        before = len(find_samples(tmp_path / "samples"))
         deadline = time.monotonic() + 60
-        while len(list(tmp_path.glob("samples/**/sample.json"))) == before and time.monotonic() < deadline and run.poll() is None:
+        while len(find_samples(tmp_path / "samples")) == before and time.monotonic() < deadline and run.poll() is None:
             time.sleep(0.02)
         time.sleep(moment.uniform(0.0, 0.6))
         run.send_signal(signal.SIGKILL)
         run.wait()
-        done.append(len(list(tmp_path.glob("samples/**/sample.json"))))
+        done.append(len(find_samples(tmp_path / "samples")))
     assert done == sorted(done)
     assert done[4] < len(list(undisturbed.glob("samples/**/sample.json")))
     subprocess.run(command, check=True, capture_output=True, timeout=300)

@@ -7,6 +7,7 @@ Parquet table with a row for each; relations stand in columns, never in names.
 
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 from dataclasses import asdict, dataclass, fields
@@ -141,11 +142,19 @@ def load_record(folder: Path) -> SampleRecord:
         raise UserError(f"{path}: not a sample ({' '.join(str(error).split()):.300})") from None
 
 
+def find_samples(root: Path) -> list[Path]:
+    """All sample folders below ``root``, in order; what others are writing there at the same time is left out."""
+    found = []
+    for folder, below, files in os.walk(root):
+        below[:] = [name for name in below if not name.startswith(".")]
+        if "sample.json" in files:
+            found.append(Path(folder))
+    return sorted(found)
+
+
 def write_manifest(root: Path, path: Path) -> int:
     """A Parquet table of all samples below ``root``, in the order of their names; returns how many."""
-    records = sorted(
-        (load_record(each.parent) for each in root.glob("**/sample.json") if ".partial" not in str(each)), key=lambda r: r.name
-    )
+    records = sorted(map(load_record, find_samples(root)), key=lambda record: record.name)
     rows = [{**asdict(each), "height": each.size[0], "width": each.size[1]} for each in records]
     for row in rows:
         row.pop("size")

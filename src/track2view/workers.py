@@ -92,17 +92,12 @@ class _Worker:
 
     @staticmethod
     def started(work: Callable[[Item], Result], crew: "list[_Worker]") -> "_Worker":
-        """A new member of ``crew``; one that is interrupted before it is entered there ends with its pipe, or with us."""
+        """A new member of ``crew``."""
         ours, theirs = get_context("spawn").Pipe()
         worker = _Worker(get_context("spawn").Process(target=_serve, args=(theirs,), daemon=True), ours)
-        resource_tracker.ensure_running()  # its start would lift our hold on signals
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)  # inherited: no worker dies noisily of a terminal's Ctrl-C
-        try:
+        with _signals_held(), theirs:
             worker.process.start()
             crew.append(worker)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            theirs.close()
         with suppress(BrokenPipeError, ConnectionResetError):
             ours.send(work)
         return worker
@@ -115,6 +110,27 @@ class _Worker:
             self.process.kill()
             self.process.join()
         self.jobs.close()
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Signals that stop us wait until the block's end, and so they do in a process that is started within, until it is ready.
+
+    Blocking them is inherited, but does not suffice: another thread may take one, and Python answers it here.
+    """
+    resource_tracker.ensure_running()  # its start would lift the block
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    noted: list[int] = []
+    here = STOPPING if threading.current_thread() is threading.main_thread() else ()
+    handlers = {number: signal.signal(number, lambda number, _: noted.append(number)) for number in here}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        for number in noted:
+            signal.raise_signal(number)
 
 
 def _serve(jobs: Connection) -> None:

@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 
 from track2view.errors import UserError
 from track2view.records import Clip, PairedTracks, ViewTracks
-from track2view.samples import load_record
+from track2view.samples import find_samples, load_record
 from track2view.video import VideoWriter, read_clip
 
 DRAWN_TRACKS = 300
@@ -45,7 +45,7 @@ def draw_samples(root: Path, out: Path) -> list[Path]:
     Raises:
         UserError: no samples there.
     """
-    folders = sorted(path.parent for path in root.glob("**/sample.json"))
+    folders = find_samples(root)
     if not folders:
         raise UserError(f"{root}: no samples there (…/sample.json); `track2view curate run` makes some")
     pictures = [out / f"{'-'.join(folder.relative_to(root).parts)}.png" for folder in folders]

@@ -24,7 +24,7 @@ from track2view.curate.stages import PairOfViews, Reason, Rejected, curate_pair
 from track2view.errors import DISK_FULL, UserError
 from track2view.progress import progress
 from track2view.records import Size, atomic_path
-from track2view.samples import write_manifest
+from track2view.samples import find_samples, write_manifest
 from track2view.scenes.rig import Split
 from track2view.trackers import open_tracker
 from track2view.workers import on_processes
@@ -178,7 +178,7 @@ def _list_samples(out: Path) -> int:
             for begun in out.glob(".manifest-*.partial.parquet"):
                 begun.unlink()
             write_manifest(out / SAMPLES, path)
-    return sum(1 for _ in (out / SAMPLES).glob("**/[!.]*/sample.json"))
+    return len(find_samples(out / SAMPLES))
 
 
 def export_scenes(
