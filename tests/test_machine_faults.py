@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -136,7 +137,7 @@ NAME = "-a \x1b[31m\"'\n ünï\u202e日本.mp4"
 def test_odd_names_in_a_poor_locale(command: list[str], short_file: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
     """Spaces, quotes, newlines, escape sequences, a leading dash, other scripts; and an encoding that has none of them."""
     shutil.copy(short_file, tmp_path / NAME)
-    poor = environment(LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    poor = environment(PYTHONIOENCODING="ascii")
     arguments = ["render", "--camera", "orbit-left", "--fov", "60", "--", NAME]
     done = subprocess.run([*PROGRAM, *arguments], env=poor, capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
@@ -148,8 +149,12 @@ def test_odd_names_in_a_poor_locale(command: list[str], short_file: Path, undist
 
 
 def test_names_that_are_no_text(command: list[str], short_file: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
+    """In a locale without encoding, every name beyond ASCII is none."""
+    poor = environment(LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
     shutil.copy(short_file, os.fsencode(tmp_path) + b"/\xff.mp4")
-    done = subprocess.run([*PROGRAM, "render", b"./\xff.mp4", "--camera", "orbit-left", "--fov", "60"], capture_output=True, check=False)
+    done = subprocess.run(
+        [*PROGRAM, "render", b"./\xff.mp4", "--camera", "orbit-left", "--fov", "60"], env=poor, capture_output=True, check=False
+    )
     assert (done.returncode, done.stderr) == (0, b""), done.stderr
     assert done.stdout.startswith(b"out/\\udcff-orbit-left/output.mp4")
 
@@ -189,37 +194,53 @@ def test_no_home(home: str | None, command: list[str], kept: Path, undisturbed: 
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-def interrupted(command: list[str], seconds: float, number: signal.Signals) -> tuple[int, str]:
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    time.sleep(seconds)
-    process.send_signal(number)
-    errors = process.communicate(timeout=120)[1]
+LINE = "track2view: interrupted; finished tracks are kept, run the same command to go on\n"
+
+
+def stop(command: list[str], number: signal.Signals, due: Callable[[], bool]) -> tuple[int, str]:
+    """Send a signal to a run once it is due; its exit code, and what it said."""
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and not due():
+            time.sleep(0.01)
+        process.send_signal(number)
+        errors = process.communicate(timeout=120)[1]
     return process.returncode, errors
 
 
-def check_interruption(command: list[str], seconds: float, number: signal.Signals, undisturbed: dict[str, bytes]) -> None:
-    """Stop a run, then go on with it: one line, nothing half-written, and in the end the same bytes."""
-    code, errors = interrupted(command, seconds, number)
-    run, kept = Path("run"), Path("own")
-    if code == 128 + number:
-        assert errors.splitlines() == ["track2view: interrupted; finished tracks are kept, run the same command to go on"]
-        assert not list(kept.rglob("*.partial*"))
-        assert not list(run.glob("*")) or result(run) == undisturbed
-    else:
-        assert (code, errors) in [(0, ""), (-number, "")]
-    again = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (again.returncode, again.stderr) == (0, "")
-    assert result(run) == undisturbed
-    assert sorted(path.name for path in run.iterdir()) == sorted([*RESULTS, "run.json"])
-    assert len(list(kept.iterdir())) == 1
+def check_going_on(command: list[str], undisturbed: dict[str, bytes]) -> None:
+    """What was stopped goes on to the same bytes as if it had not been, and nothing half-written remains."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert result(Path("run")) == undisturbed
+    assert sorted(path.name for path in Path("run").iterdir()) == sorted([*RESULTS, "run.json"])
+    assert len(list(Path("own").iterdir())) == 1
 
 
-@pytest.mark.parametrize(("number", "seconds"), [(signal.SIGTERM, 1.5), (signal.SIGHUP, 2.5), (signal.SIGINT, 3.5), (signal.SIGKILL, 4.0)])
+@pytest.mark.parametrize(
+    ("number", "code", "said", "moment"),
+    [
+        (signal.SIGTERM, 143, LINE, "run"),
+        (signal.SIGHUP, 129, LINE, "own/*.npz"),
+        (signal.SIGINT, 130, LINE, "run/.track2view-*.partial/.output*"),
+        (signal.SIGKILL, -9, "", "run/.track2view-*.partial/.output*"),
+    ],
+    ids=["SIGTERM", "SIGHUP", "SIGINT", "SIGKILL"],
+)
 def test_going_on_after_an_interruption(
-    number: signal.Signals, seconds: float, command: list[str], undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+    number: signal.Signals,
+    code: int,
+    said: str,
+    moment: str,
+    command: list[str],
+    undisturbed: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """While it tracks, once tracks are kept, and while it renders."""
     monkeypatch.setenv("TRACK2VIEW_CACHE", "own")
-    check_interruption(command, seconds, number, undisturbed)
+    assert stop(command, number, lambda: any(Path().glob(moment))) == (code, said)
+    assert list(Path("run").iterdir()) == [] or number == signal.SIGKILL
+    assert any(Path("own").glob("*.npz")) == (moment != "run")
+    check_going_on(command, undisturbed)
 
 
 @pytest.mark.slow
@@ -230,4 +251,7 @@ def test_going_on_after_many_interruptions(
     monkeypatch.setenv("TRACK2VIEW_CACHE", "own")
     random.seed(seed)
     number = random.choice([signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL])
-    check_interruption(command, random.uniform(0.0, 7.0), number, undisturbed)
+    due = time.monotonic() + random.uniform(0.3, 7.0)
+    code, said = stop(command, number, lambda: time.monotonic() > due)
+    assert (code, said) in [(128 + number, LINE), (-number, ""), (0, "")]
+    check_going_on(command, undisturbed)
