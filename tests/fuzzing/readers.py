@@ -6,6 +6,7 @@ from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 from corpus import Seed, cameras, models, records, videos
 
 SHOT = (48, 64)
@@ -72,6 +73,26 @@ def read_video(path: Path) -> None:
     from track2view.video import read_clip
 
     read_clip(path)
+
+
+def decode(path: Path) -> None:
+    """What the decoder's process does, without one for each input: many more are read, and its faults are not hidden by its end."""
+    from track2view.decoder.frames import Window, pictures
+
+    for _ in islice(pictures(path, Window(), []), 200):
+        pass
+
+
+def join_sound(path: Path) -> None:
+    """As :func:`decode`, of the sound, beside a picture of its own."""
+    from track2view.decoder.frames import probe
+    from track2view.decoder.sound import join
+    from track2view.video import write_video
+
+    if (track := probe(path, []).sound) is not None:
+        picture = path.with_name("picture.mp4")
+        write_video(picture, [np.zeros((16, 16, 3), np.uint8)] * 4, Fraction(12))
+        join(picture, path, track, 0.0, 10.0, path.with_name("joined.mp4"), [])
 
 
 def read_sound(path: Path) -> None:
@@ -149,6 +170,9 @@ READERS: dict[str, Reader] = {
     "tracker-answer": Reader(records.make_answers, read_answer, ("track2view.trackers.external",)),
     "video": Reader(videos.make_videos, read_video, ("track2view.video",), few=15),
     "sound": Reader(videos.make_sound, read_sound, ("track2view.video",), few=15),
+    "decoder": Reader(videos.make_videos, decode, ("track2view.decoder.frames", "cv2")),
+    "decoder-images": Reader(videos.make_images, decode, ("track2view.decoder.frames", "cv2", "PIL.Image")),
+    "decoder-sound": Reader(videos.make_sound, join_sound, ("track2view.decoder.sound", "track2view.video")),
     "images": Reader(videos.make_images, read_video, ("track2view.video",), few=15),
     "archive": Reader(records.make_archives, unpack_archive, ("track2view.curate.archives",)),
     "sample": Reader(records.make_samples, read_sample, ("track2view.samples",)),
