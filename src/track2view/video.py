@@ -228,7 +228,7 @@ def _decoder(path: Path, request: dict[str, object]) -> Generator[Message, None,
     if not path.exists():
         raise UserError(f"{path}: no such file; give the path of a video or of a folder of images")
     command = [sys.executable, "-P", "-m", "track2view.decoder", json.dumps({**request, "path": str(path)})]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OPENBLAS_NUM_THREADS": "1"}
     child = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment, bufsize=0
     )

@@ -1,17 +1,20 @@
 """The pictures of a video file or of a folder of images, one for each tick of a constant rate, ready to be stored."""
 
+from __future__ import annotations
+
+import math
 import re
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import av
 import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
-from jaxtyping import UInt8
 
 from track2view.decoder.limits import MOST_PIXELS, check_pixels, progressed
 from track2view.decoder.media import opened, picture_of, sound_of
@@ -19,14 +22,17 @@ from track2view.decoder.picture import deinterlaced, is_hdr, resized, shown, upr
 from track2view.decoder.timing import Timing, is_bare, is_stamped_in_turn, on_ticks, sought, timing
 from track2view.errors import UserError
 
+if TYPE_CHECKING:
+    from jaxtyping import UInt8  # a sixth of the start of a process in which nothing checks them
+
+    Image = UInt8[np.ndarray, "H W 3"]
+
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 IMAGE_FOLDER_FPS = Fraction(24)
 SEEK_MARGINS = (0.0, 2.0, 15.0, 60.0)
 """Seconds that a seek is moved back by until it lands before what is wanted."""
 STILL_FORMATS = ("image2", "gif", "apng", "webp")
 STILL_BRANDS = ("avif", "heic", "heix", "mif1")
-
-Image = UInt8[np.ndarray, "H W 3"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,6 +73,12 @@ class Window:
         ends = [] if self.end is None else [round(self.end * rate)]
         ends += [] if self.frames is None else [first + self.frames]
         return first, min(ends, default=None)
+
+    def reach(self, stream: av.VideoStream) -> float:
+        """Up to when, in seconds after the first picture, packets tell all that the window needs."""
+        rate = stream.average_rate or stream.guessed_rate or IMAGE_FOLDER_FPS
+        counted = math.inf if self.frames is None else self.start + 2 * self.frames / float(rate) + 2
+        return min(counted, math.inf if self.end is None else self.end)
 
     def size(self, own: tuple[int, int]) -> tuple[int, int]:
         """(H, W) of what is delivered."""
@@ -142,30 +154,20 @@ def _look(path: Path, window: Window, notices: list[str]) -> tuple[Header, Timin
         origin = time or 0.0
         announced = stream.duration * stream.time_base if stream.duration and stream.time_base else None
         seconds = float(announced) if announced else None
-        first_key = _first_packet_time(path)
         header = Header(size=upright_size(frame, stream.sample_aspect_ratio), fps=Fraction(1), start=origin, seconds=seconds, sound=sound)
     with opened(path) as container:
         stream = picture_of(container)
-        until = float("inf") if window.end is None else origin + window.end
-        clock = timing(container, stream, origin + window.start if window.start > 0 else None, until)
-    if first_key is not None and origin - first_key > 1.5 / float(clock.rate):
-        notices.append(f"its first {origin - first_key:.2f} s cannot be decoded (it starts between keyframes); the clip begins behind them")
+        clock = timing(container, stream, origin + window.start if window.start > 0 else None, origin + window.reach(stream))
+    if clock.begins is not None and origin - clock.begins > 1.5 / float(clock.rate):
+        notices.append(
+            f"its first {origin - clock.begins:.2f} s cannot be decoded (it starts between keyframes); the clip begins behind them"
+        )
     first, end = window.ticks(clock.rate)
-    last = end if end is not None else None if clock.end is None else round((clock.end - origin) * clock.rate)
+    ends = [] if end is None else [end]
     if clock.end is not None:
         header = replace(header, seconds=clock.end - origin)
-        last = min(round((clock.end - origin) * clock.rate), last or 1 << 62)
-    return replace(header, fps=clock.rate, first=first, count=None if last is None else max(0, last - first)), clock
-
-
-def _first_packet_time(path: Path) -> float | None:
-    """When the first stored picture would be shown."""
-    with opened(path) as container:
-        for packet in container.demux(picture_of(container)):
-            progressed()
-            if packet.pts is not None and packet.size and not packet.is_discard and packet.time_base and not is_bare(container):
-                return float(packet.pts * packet.time_base)
-    return None
+        ends.append(round((clock.end - origin) * clock.rate))
+    return replace(header, fps=clock.rate, first=first, count=max(0, min(ends) - first) if ends else None), clock
 
 
 def _sought(

@@ -1,19 +1,24 @@
 """A decoded frame as a person is meant to see it: upright, deinterlaced, in square pixels, in the colours of an ordinary screen."""
 
+from __future__ import annotations
+
 import math
 import struct
 from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 import av
 import numpy as np
 from av.filter import Graph
 from av.video.reformatter import Colorspace, VideoReformatter
-from jaxtyping import Float, UInt8, UInt16
 
 from track2view.decoder.limits import STRETCH, check_pixels
 from track2view.errors import UserError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, UInt8, UInt16  # a sixth of the start of a process in which nothing checks them
 
 PQ, HLG = 16, 18
 """Transfer characteristics of ITU-T H.273: SMPTE ST 2084 and ARIB STD-B67."""
@@ -159,19 +164,19 @@ def _from_hdr(frame: av.VideoFrame) -> UInt8[np.ndarray, "h w 3"]:
     return image
 
 
-def _pq_code(nits: Float[np.ndarray, "..."] | float) -> np.ndarray:
+def _pq_code(nits: Float[np.ndarray, ...] | float) -> np.ndarray:
     """SMPTE ST 2084, inverse EOTF."""
     power = (np.asarray(nits, np.float64) / PQ_PEAK) ** (2610 / 16384)
     return ((3424 / 4096 + 2413 / 128 * power) / (1 + 2392 / 128 * power)) ** (2523 / 32)
 
 
-def _pq_light(code: Float[np.ndarray, "..."]) -> np.ndarray:
+def _pq_light(code: Float[np.ndarray, ...]) -> np.ndarray:
     """SMPTE ST 2084, EOTF: cd/m²."""
     power = np.asarray(code, np.float64) ** (32 / 2523)
     return PQ_PEAK * (np.maximum(power - 3424 / 4096, 0) / (2413 / 128 - 2392 / 128 * power)) ** (16384 / 2610)
 
 
-def _to_screen(nits: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+def _to_screen(nits: Float[np.ndarray, ...]) -> Float[np.ndarray, ...]:
     """Light of an HDR screen to that of an ordinary one, in shares of its white: below the knee as it is, above it rolled off (BT.2390)."""
     most = float(_pq_code(PEAK))
     bright, white = np.clip(_pq_code(nits) / most, 0, 1), float(_pq_code(REFERENCE_WHITE)) / most
@@ -191,14 +196,14 @@ def _hlg_to_screen(codes: UInt16[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w
     return PQ_TO_SCREEN[np.round(_pq_code(nits) * 65535).astype(np.uint16)]
 
 
-def _hlg_scene() -> Float[np.ndarray, "65536"]:
+def _hlg_scene() -> Float[np.ndarray, 65536]:
     code = np.linspace(0, 1, 65536)
     a = 0.17883277
     b, c = 1 - 4 * a, 0.5 - a * math.log(4 * a)
     return np.where(code <= 0.5, code**2 / 3, (np.exp((code - c) / a) + b) / 12).astype(np.float32)
 
 
-def _screen_codes() -> UInt8[np.ndarray, "65536"]:
+def _screen_codes() -> UInt8[np.ndarray, 65536]:
     """sRGB's curve, IEC 61966-2-1."""
     light = np.linspace(0, 1, 65536)
     return np.round(255 * np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)).astype(np.uint8)

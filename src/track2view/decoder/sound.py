@@ -1,5 +1,6 @@
 """Joining a film's picture with the sound of another file, in step to the sample."""
 
+import math
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -12,10 +13,11 @@ from av.filter import Graph
 
 from track2view.decoder.limits import progressed
 from track2view.decoder.media import opened
-from track2view.errors import UserError
+from track2view.errors import DISK_FULL, UserError
 
 CODECS_OF_MP4 = {"aac", "mp3", "ac3", "eac3", "opus", "flac", "alac"}
 AAC_RATES = (7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
+FAST_START = {"movflags": "+faststart"}
 BITS_PER_SAMPLE_AND_CHANNEL = 2
 SECONDS_BEFORE = 0.25
 """Kept before the start, and cut off again by the edit list of the MP4: what decoders need to get going."""
@@ -31,30 +33,34 @@ def join(picture: Path, source: Path, track: int, start: float, end: float, out:
     Packets are copied where MP4 knows their codec, else made AAC with the same channels. Sound that breaks costs a notice.
 
     Raises:
-        UserError: there is no sound at ``track`` that can be decoded.
+        UserError: there is no sound at ``track`` that can be decoded, or none that MP4 takes.
     """
-    options = {"movflags": "+faststart"}
-    with (
-        opened(source) as container,
-        av.open(f"file:{picture}") as film,
-        av.open(f"file:{out}", "w", format="mp4", options=options) as joined,
-    ):
-        images = film.streams.video[0]
-        shown = joined.add_stream_from_template(images)
-        heard = _to_its_end(_sound(joined, container, track, start, end), notices)
-        following = next(heard, None)
-        for packet in film.demux(images):
-            progressed()
-            if packet.dts is None or packet.time_base is None:
-                continue
-            while following is not None and following[0] <= packet.dts * packet.time_base:
+    try:
+        with (
+            opened(source) as container,
+            av.open(f"file:{picture}") as film,
+            av.open(f"file:{out}", "w", "mp4", options=FAST_START) as joined,
+        ):
+            images = film.streams.video[0]
+            shown = joined.add_stream_from_template(images)
+            heard = _to_its_end(_sound(joined, container, track, start, end), notices)
+            following = next(heard, None)
+            for packet in film.demux(images):
+                progressed()
+                if packet.dts is None or packet.time_base is None:
+                    continue
+                while following is not None and following[0] <= packet.dts * packet.time_base:
+                    joined.mux(following[1])
+                    following = next(heard, None)
+                packet.stream = shown
+                joined.mux(packet)
+            while following is not None:
                 joined.mux(following[1])
                 following = next(heard, None)
-            packet.stream = shown
-            joined.mux(packet)
-        while following is not None:
-            joined.mux(following[1])
-            following = next(heard, None)
+    except FFmpegError as error:
+        if error.errno in DISK_FULL:
+            raise
+        raise UserError(f"its sound cannot be put into an MP4 ({error.strerror})") from None
 
 
 def _to_its_end(heard: Heard, notices: list[str]) -> Heard:
@@ -94,8 +100,10 @@ def _demuxed(container: InputContainer, stream: av.AudioStream, end: float) -> H
 
 
 def _copied(packets: Heard, output: av.AudioStream, start: float) -> Heard:
+    last = -math.inf
     for seconds, packet in packets:
-        if seconds >= start - SECONDS_BEFORE and packet.pts is not None and packet.time_base is not None:
+        if seconds >= start - SECONDS_BEFORE and seconds > last and packet.pts is not None and packet.time_base is not None:
+            last = seconds
             packet.pts = packet.dts = packet.pts - round(start / packet.time_base)
             packet.stream = output
             yield seconds - start, packet

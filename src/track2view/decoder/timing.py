@@ -1,18 +1,23 @@
 """When each frame is shown: stored times to the ticks of a constant rate, and where a file ends before it should."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import takewhile
+from typing import TYPE_CHECKING
 
 import av
 import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
-from jaxtyping import Float
 
 from track2view.decoder.limits import progressed
 from track2view.errors import UserError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float  # a sixth of the start of a process in which nothing checks them
 
 NO_TIMESTAMPS = 0x80
 """AVFMT_NOTIMESTAMPS."""
@@ -31,11 +36,13 @@ class Timing:
 
     Attributes:
         rate: ticks per second.
+        begins: when the first stored picture would be shown, in seconds; None where the window is not the beginning, or nothing tells.
         end: when the last picture stops being shown, in seconds; None where the window stops before the file does, or nothing tells.
         cut_off: when frames that are announced begin to be missing; None where all are there.
     """
 
     rate: Fraction
+    begins: float | None
     end: float | None
     cut_off: float | None
 
@@ -72,7 +79,8 @@ def timing(container: InputContainer, stream: av.VideoStream, start: float | Non
     _reject_leaps(np.sort(times), float(rate))
     if whole and cut_off is None and _announces_more(container, stream, last_of_any):
         cut_off = max(times, default=0.0) + float(1 / rate)
-    return Timing(rate=rate, end=last + float(1 / rate) if whole and last is not None else None, cut_off=cut_off)
+    begins = times[0] if times and start is None else None
+    return Timing(rate=rate, begins=begins, end=last + float(1 / rate) if whole and last is not None else None, cut_off=cut_off)
 
 
 def sought(container: InputContainer, seconds: float) -> bool:
@@ -139,7 +147,7 @@ def on_ticks(frames: Iterable[tuple[float | None, av.VideoFrame]], clock: Timing
         yield *held, end
 
 
-def _reject_leaps(times: Float[np.ndarray, "N"], rate: float) -> None:
+def _reject_leaps(times: Float[np.ndarray, " N"], rate: float) -> None:
     if len(times) > 1 and (times[-1] - times[0]) * rate > HELD_PER_FRAME * len(times) + HELD_AT_ALL:
         largest = int(np.argmax(np.diff(times)))
         at, gap = times[largest] - times[0], times[largest + 1] - times[largest]
