@@ -1,5 +1,6 @@
 """Curation as a run: killed, poisoned, crowded, on a cluster, on a full disk, from broken archives. The bytes stay the same."""
 
+import os
 import random
 import resource
 import shutil
@@ -136,6 +137,16 @@ def test_a_full_disk_is_counted_and_the_next_run_goes_on(data: Path, tmp_path: P
     room = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
     assert "disk full" not in room.stdout
     assert len(list(tmp_path.glob("samples/**/sample.json"))) >= 2
+
+
+def test_odd_folders_and_a_plain_locale_change_nothing(data: Path, tmp_path: Path) -> None:
+    root, out = tmp_path / "-ä b\nc", tmp_path / "--out é"
+    shutil.copytree(next(data.glob("train/*/scene1")), root / "train/f24/scene1")
+    command = [*PROGRAM, "--per-scene", "1", "--", root.name, out.name]
+    plain = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=plain, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(find_samples(out / "samples")) == 1
 
 
 @pytest.mark.parametrize("suffix", ["tar", "tar.gz", "zip"])

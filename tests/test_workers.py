@@ -75,6 +75,31 @@ def test_a_block_that_is_left_early_takes_its_workers_and_their_programs_along(m
     assert others == before == []
 
 
+SLEEPERS = """
+from test_workers import asleep
+from track2view.workers import on_processes
+if __name__ == "__main__":
+    with on_processes(asleep, [100, 100], 2) as jobs:
+        list(jobs)
+"""
+
+
+def test_workers_in_the_midst_of_long_jobs_end_with_their_killed_parent_and_so_do_their_programs(tmp_path: Path) -> None:
+    mark, script = f"sleepers-{os.getpid()}", tmp_path / "sleepers.py"
+    script.write_text(SLEEPERS)
+    paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    run = subprocess.Popen([sys.executable, str(script)], env={**os.environ, "PYTHONPATH": paths, MARK: mark})
+    deadline = time.monotonic() + 60
+    while sum("time.sleep(100)" in " ".join(each.cmdline()) for each in marked(mark)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    run.kill()
+    run.wait()
+    left = survivors(mark, 5.0)
+    for each in left:
+        each.kill()
+    assert not left
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")

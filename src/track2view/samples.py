@@ -158,9 +158,14 @@ def write_manifest(root: Path, path: Path) -> int:
     rows = [{**asdict(each), "height": each.size[0], "width": each.size[1]} for each in records]
     for row in rows:
         row.pop("size")
-    with atomic_path(path) as partial:
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=SCHEMA), partial)
+    write_table(path, pyarrow.Table.from_pylist(rows, schema=SCHEMA))
     return len(rows)
+
+
+def write_table(path: Path, table: pyarrow.Table) -> None:
+    """Write a Parquet file, which appears only when it is whole."""
+    with atomic_path(path) as partial, partial.open("wb") as file:  # pyarrow itself takes no names beyond the locale's
+        pyarrow.parquet.write_table(table, file)
 
 
 def read_names(path: Path) -> list[str]:
@@ -185,7 +190,7 @@ def read_table(path: Path, columns: list[str]) -> list[dict[str, Any]]:
         UserError: damaged, without these columns, or larger than 512 MiB when unpacked.
     """
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
+        with path.open("rb") as opened, pyarrow.parquet.ParquetFile(opened) as file:
             groups = [file.metadata.row_group(index) for index in range(file.num_row_groups)]
             size = sum(max(group.total_byte_size, group.num_rows) for group in groups)
             if not 0 <= size <= ARRAY_BYTES:

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow
-import pyarrow.parquet
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from track2view.errors import UserError
 from track2view.records import atomic_path
-from track2view.samples import file_sha256, read_table
+from track2view.samples import file_sha256, read_table, write_table
 
 SCHEMA = pyarrow.schema([(name, pyarrow.string()) for name in ("key", "shard", "sha256")])
 
@@ -36,8 +35,7 @@ def write_index(folder: Path) -> int:
         with _opened(path) as shard:
             rows += [{"key": key, "shard": path.name, "sha256": digest} for key in shard.keys()]  # noqa: SIM118
     rows.sort(key=lambda row: row["key"])
-    with atomic_path(folder / "index.parquet") as partial:
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=SCHEMA), partial)
+    write_table(folder / "index.parquet", pyarrow.Table.from_pylist(rows, schema=SCHEMA))
     return len(rows)
 
 
