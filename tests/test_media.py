@@ -186,11 +186,6 @@ def test_display_matrices_turn_and_mirror(name: str, tmp_path: Path) -> None:
 def coded(path: Path, codes: np.ndarray, tags: str, *, full: bool = False, matrix: int = 9, transfer: int = 16, primaries: int = 9) -> Path:
     """Grey patches of given 10-bit luma, lossless, with the colour tags of ITU-T H.273."""
     luma = np.repeat(np.repeat(codes, 16)[None], 64, axis=0).astype("<u2")
-    frame = av.VideoFrame(luma.shape[1], 64, "yuv420p10le")
-    for plane, values in zip(frame.planes, (luma, *[np.full((32, luma.shape[1] // 2), 512, "<u2")] * 2), strict=True):
-        rows = np.zeros((values.shape[0], plane.line_size), np.uint8)
-        rows[:, : values.shape[1] * 2] = values.view(np.uint8).reshape(values.shape[0], -1)
-        plane.update(rows.tobytes())
     with av.open(str(path), "w") as out:
         parameters = f"log-level=none:lossless=1:{tags}:range={'full' if full else 'limited'}"
         stream = out.add_stream("libx265", rate=25, options={"x265-params": parameters})
@@ -198,10 +193,21 @@ def coded(path: Path, codes: np.ndarray, tags: str, *, full: bool = False, matri
         context = stream.codec_context
         context.colorspace, context.color_trc, context.color_primaries, context.color_range = matrix, transfer, primaries, 2 if full else 1
         for index in range(2):
+            frame = of_planes("yuv420p10le", luma, *[np.full((32, luma.shape[1] // 2), 512)] * 2)
             frame.pts = index
             out.mux(stream.encode(frame))
         out.mux(stream.encode(None))
     return path
+
+
+def of_planes(form: str, *planes: np.ndarray) -> av.VideoFrame:
+    """A frame of given 10-bit values; each its own, for encoders go on reading what they were given."""
+    frame = av.VideoFrame(planes[0].shape[1], planes[0].shape[0], form)
+    for plane, values in zip(frame.planes, planes, strict=True):
+        rows = np.zeros((values.shape[0], plane.line_size), np.uint8)
+        rows[:, : values.shape[1] * 2] = values.astype("<u2").view(np.uint8).reshape(values.shape[0], -1)
+        plane.update(rows.tobytes())
+    return frame
 
 
 def patches(path: Path) -> np.ndarray:
@@ -252,14 +258,12 @@ def test_hdr_colours_of_bt2020_become_those_of_bt709(tmp_path: Path) -> None:
     red, green, blue = pq(203 * wide)
     luma = 0.2627 * red + 0.6780 * green + 0.0593 * blue
     planes = [64 + 876 * luma, 512 + 896 * (blue - luma) / 1.8814, 512 + 896 * (red - luma) / 1.4746]
-    frame = av.VideoFrame(64, 64, "yuv444p10le")
-    for plane, value in zip(frame.planes, planes, strict=True):
-        plane.update(np.full((64, plane.line_size // 2), round(value), "<u2").tobytes())
     with av.open(str(tmp_path / "red.mp4"), "w") as out:
         tags = "log-level=none:lossless=1:colorprim=bt2020:transfer=smpte2084:colormatrix=bt2020nc"
         stream = out.add_stream("libx265", rate=25, options={"x265-params": tags})
         stream.height, stream.width, stream.pix_fmt = 64, 64, "yuv444p10le"
         for index in range(2):
+            frame = of_planes("yuv444p10le", *[np.full((64, 64), round(value)) for value in planes])
             frame.pts = index
             out.mux(stream.encode(frame))
         out.mux(stream.encode(None))
@@ -279,14 +283,12 @@ def test_the_matrix_of_bt2020_is_honoured_without_hdr(tmp_path: Path) -> None:
     green = np.array([40, 180, 60]) / 255
     luma = 0.2627 * green[0] + 0.6780 * green[1] + 0.0593 * green[2]
     planes = [64 + 876 * luma, 512 + 896 * (green[2] - luma) / 1.8814, 512 + 896 * (green[0] - luma) / 1.4746]
-    frame = av.VideoFrame(64, 64, "yuv444p10le")
-    for plane, value in zip(frame.planes, planes, strict=True):
-        plane.update(np.full((64, plane.line_size // 2), round(value), "<u2").tobytes())
     with av.open(str(tmp_path / "wide.mp4"), "w") as out:
         tags = "log-level=none:lossless=1:colorprim=bt2020:transfer=bt2020-10:colormatrix=bt2020nc"
         stream = out.add_stream("libx265", rate=25, options={"x265-params": tags})
         stream.height, stream.width, stream.pix_fmt = 64, 64, "yuv444p10le"
         for index in range(2):
+            frame = of_planes("yuv444p10le", *[np.full((64, 64), round(value)) for value in planes])
             frame.pts = index
             out.mux(stream.encode(frame))
         out.mux(stream.encode(None))
@@ -400,7 +402,7 @@ def test_canvases_beyond_any_camera_are_refused_before_they_are_made(size: tuple
     struct.pack_into(">II", data, 16, width, height)
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "1.png").write_bytes(bytes(data))
-    with pytest.raises(UserError, match=r"1\.png has .* pixels; 67 million at most|1\.png cannot be read"):
+    with pytest.raises(UserError, match=rf"1\.png has {width}×{height} pixels; 67 million at most"):
         read_clip(tmp_path / "folder")
 
 
@@ -540,6 +542,10 @@ def test_sound_that_begins_late_stays_in_step(name: str, codec: str, start: floa
     clip = read_clip(flash_and_beep(tmp_path / name, codec, 48000, "stereo", sound_from=0.64), start=start)
     write_video(tmp_path / "out.mp4", clip_images(clip), clip.fps, audio=clip.audio)
     assert heard_at(tmp_path / "out.mp4") == pytest.approx(1.0 - start, abs=0.02)
+    if codec == "pcm_s16le":
+        with av.open(str(tmp_path / "out.mp4")) as container:
+            first = next(container.decode(audio=0))
+            assert first.pts <= 0, "silence, not a track that begins late, which some players do not wait for"
 
 
 def test_sound_of_an_unknown_codec_costs_a_line_not_the_film(tmp_path: Path) -> None:

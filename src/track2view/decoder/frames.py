@@ -280,6 +280,7 @@ def _read_image(file: Path) -> Image:
     import cv2
     import PIL.Image
 
+    PIL.Image.MAX_IMAGE_PIXELS = None  # ours is checked next
     progressed()
     try:
         with PIL.Image.open(file) as header:
@@ -288,7 +289,7 @@ def _read_image(file: Path) -> Image:
         image = cv2.imread(str(file), cv2.IMREAD_COLOR_RGB)
     except UserError as error:
         raise UserError(f"{file.name} {error}") from None
-    except (OSError, ValueError, SyntaxError, MemoryError, PIL.Image.DecompressionBombError, cv2.error) as error:
+    except (OSError, ValueError, SyntaxError, MemoryError, cv2.error) as error:
         raise UserError(f"{file.name} cannot be read as an image ({error}); remove it from the folder or save it again") from None
     if image is None:
         raise UserError(f"{file.name} cannot be read as an image; remove it from the folder or save it again")
