@@ -208,8 +208,6 @@ def _decoded(container: InputContainer, stream: av.VideoStream, notices: list[st
             continue
         for frame in frames:
             stamp = None if is_bare(container) else turns.popleft() if turns else frame.pts
-            if not good and frame.is_corrupt:
-                continue
             good += 1
             yield None if stamp is None else float(stamp * clock), frame
     if bad > good:

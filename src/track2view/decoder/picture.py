@@ -178,8 +178,8 @@ def _pq_light(code: Float[np.ndarray, ...]) -> np.ndarray:
 
 def _to_screen(nits: Float[np.ndarray, ...]) -> Float[np.ndarray, ...]:
     """Light of an HDR screen to that of an ordinary one, in shares of its white: below the knee as it is, above it rolled off (BT.2390)."""
-    most = float(_pq_code(PEAK))
-    bright, white = np.clip(_pq_code(nits) / most, 0, 1), float(_pq_code(REFERENCE_WHITE)) / most
+    white, most = _pq_code(np.array([REFERENCE_WHITE, PEAK]))
+    bright, white = np.clip(_pq_code(nits) / most, 0, 1), white / most
     knee = 1.5 * white - 0.5
     share = np.clip((bright - knee) / (1 - knee), 0, 1)
     spline = (
