@@ -136,7 +136,11 @@ def load_vae(base: Path) -> AutoencoderKLWan:
     vae = _whole(AutoencoderKLWan, base / "vae", torch.float32)
     for name in ("latents_mean", "latents_std"):
         values = vae.config[name]
-        if len(values) != vae.config["z_dim"] or not all(isinstance(each, int | float) and math.isfinite(each) for each in values):
+        if (
+            not isinstance(values, list | tuple)
+            or len(values) != vae.config["z_dim"]
+            or not all(isinstance(each, int | float) and math.isfinite(each) for each in values)
+        ):
             raise UserError(f"{base / 'vae/config.json'}: {name}: expected {vae.config['z_dim']} numbers")
     if not all(each > 0 for each in vae.config["latents_std"]):
         raise UserError(f"{base / 'vae/config.json'}: latents_std: expected positive numbers")

@@ -5,6 +5,7 @@ from typing import Literal
 
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 
+from track2view.errors import UserError
 from track2view.model.conditioner import TrackConditioner
 from track2view.model.dual_view import DualViewModes
 from track2view.model.latents import LatentGrid
@@ -33,9 +34,22 @@ class Shape:
 
     @staticmethod
     def of(transformer: WanTransformer3DModel, conditioner: TrackConditioner, lora_rank: int = 0) -> "Shape":
-        """Read off the configurations; ``lora_rank`` where LoRA layers run beside the weights they adapt."""
+        """Read off the configurations; ``lora_rank`` where LoRA layers run beside the weights they adapt.
+
+        Raises:
+            UserError: a configuration that no network has.
+        """
         base, own = transformer.config, conditioner.config
         patch = base["patch_size"]
+        if not isinstance(patch, list | tuple) or len(patch) != 3:
+            raise UserError(f"transformer/config.json: patch_size: expected three numbers, got {patch}")
+        counts = {
+            name: base[name] for name in ("num_layers", "num_attention_heads", "attention_head_dim", "ffn_dim", "in_channels", "text_dim")
+        }
+        counts |= {name: own[name] for name in ("width", "layers", "bands")} | {"patch_size": min(patch, default=0)}
+        for name, value in counts.items():
+            if not isinstance(value, int) or value < 1:
+                raise UserError(f"config.json: {name}: expected a positive whole number, got {value}")
         return Shape(
             blocks=base["num_layers"],
             width=base["num_attention_heads"] * base["attention_head_dim"],
