@@ -10,6 +10,7 @@ from conftest import TrueShot
 
 from track2view.burnt_in import find_burnt_in
 from track2view.records import Clip
+from track2view.trackers import SfmTracker, Tracking
 from track2view.video import clip_images, read_clip, write_video
 
 
@@ -95,13 +96,26 @@ def test_the_case_of_a_caption_a_logo_and_bars(cases: object) -> None:
     assert find_burnt_in(read_clip(cases / "burnt_in_overlay" / "same_without.mp4", short_side=144)) is None
 
 
+class Watching:
+    """The default tracker, and what it was given."""
+
+    name = "watching"
+    seen: Clip | None = None
+
+    def track(self, clip: Clip, *rest: object) -> Tracking:
+        self.seen = clip
+        return SfmTracker().track(clip, *rest)
+
+
 def test_a_render_leaves_what_is_burnt_in_where_it_is(arc: TrueShot, tmp_path: object) -> None:
     import track2view as t2v
 
     small = torch.nn.functional.interpolate(arc.clip.frames[::4].float(), size=(144, 252), mode="area").to(torch.uint8)
     clip, letters = marked(replace(arc.clip, frames=small), text="stay", bars=(18, 18))
     with pytest.warns(UserWarning, match="black bars and a caption or logo that never move: left out of tracking"):
-        shot = t2v.prepare(clip, use_cache=False)
+        shot = t2v.prepare(clip, use_cache=False, tracker=(tracker := Watching()))
+    assert tracker.seen is not None
+    assert np.abs(tracker.seen.image(0).astype(int) - clip.image(0))[letters].mean() > 30, "letters are not in what is tracked"
     burnt_in = shot.burnt_in
     assert burnt_in is not None
     target = t2v.target_camera(shot, "orbit-right", amount=12)

@@ -6,7 +6,7 @@ import torch
 from diffusers import WanPipeline
 from transformers import BlipConfig, BlipForConditionalGeneration
 
-from track2view.errors import UserError
+from track2view.errors import Notice, UserError
 from track2view.model.make import new_model
 from track2view.model.text import PromptCache, caption
 from track2view.records import Clip
@@ -47,6 +47,22 @@ def test_another_bases_prompts_are_others(base: Path, tmp_path: Path) -> None:
     other = PromptCache(tmp_path / "other/base", tmp_path / "kept")
     other.encode(PROMPTS)
     assert other.encoder_runs == 2
+
+
+def test_prompts_that_cannot_be_kept_or_are_damaged_are_encoded_again(tmp_path: Path) -> None:
+    new_model("micro", tmp_path / "model", seed=5)
+    (tmp_path / "file").write_text("no folder")
+    nowhere = PromptCache(tmp_path / "model/base", tmp_path / "file" / "kept")
+    with pytest.warns(Notice, match="cannot be kept there"):
+        first = nowhere.encode(PROMPTS)
+    kept = PromptCache(tmp_path / "model/base", tmp_path / "kept")
+    kept.encode(PROMPTS)
+    damaged = sorted((tmp_path / "kept").iterdir())[0]
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    with pytest.warns(Notice, match="encoded again"):
+        again = kept.encode(PROMPTS)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert len(kept.encode(PROMPTS)) == len(PROMPTS)
 
 
 def test_a_base_without_text_encoder_is_named(tmp_path: Path) -> None:

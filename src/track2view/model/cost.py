@@ -18,6 +18,10 @@ VAE_COPIES = 6
 TILE_PIXELS = 256 * 256
 
 
+COUNTS_OF_BASE = ("num_layers", "num_attention_heads", "attention_head_dim", "ffn_dim", "in_channels", "text_dim")
+COUNTS_OF_CONDITIONER = ("width", "layers", "bands")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shape:
     """The sizes that a model's cost depends on."""
@@ -43,11 +47,8 @@ class Shape:
         patch = base["patch_size"]
         if not isinstance(patch, list | tuple) or len(patch) != 3:
             raise UserError(f"transformer/config.json: patch_size: expected three numbers, got {patch}")
-        counts = {
-            name: base[name] for name in ("num_layers", "num_attention_heads", "attention_head_dim", "ffn_dim", "in_channels", "text_dim")
-        }
-        counts |= {name: own[name] for name in ("width", "layers", "bands")} | {"patch_size": min(patch, default=0)}
-        for name, value in counts.items():
+        counts = {name: base[name] for name in COUNTS_OF_BASE} | {name: own[name] for name in COUNTS_OF_CONDITIONER}
+        for name, value in (*counts.items(), ("patch_size", min(patch))):
             if not isinstance(value, int) or value < 1:
                 raise UserError(f"config.json: {name}: expected a positive whole number, got {value}")
         return Shape(

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from jaxtyping import Float
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import (
@@ -21,7 +22,7 @@ from transformers import (
     UMT5EncoderModel,
 )
 
-from track2view.errors import UserError
+from track2view.errors import UserError, notice
 from track2view.model.folders import OFFLINE, TRUSTING_NOBODY, check_report, check_weights, loaded, outlined
 from track2view.records import Clip, atomic_path
 
@@ -126,15 +127,36 @@ class PromptCache:
         Raises:
             UserError: a base without text encoder.
         """
-        files = [self.folder / f"{self._key(prompt)}.safetensors" for prompt in prompts]
-        if missing := [(prompt, file) for prompt, file in zip(prompts, files, strict=True) if not file.exists()]:
+        states = {prompt: kept for prompt in prompts if (kept := self._kept(prompt)) is not None}
+        if missing := [prompt for prompt in dict.fromkeys(prompts) if prompt not in states]:
             tokenizer, encoder = load_text_encoder(self.base, self.dtype, device)
-            for prompt, file in missing:
+            for prompt in missing:
                 self.encoder_runs += 1
-                states = encode_prompt(tokenizer, encoder, prompt, "cpu")
-                with atomic_path(file) as partial:
-                    save_file({"states": states.contiguous()}, partial)
-        return [loaded(lambda file=file: load_file(file)["states"], file) for file in files]
+                states[prompt] = encode_prompt(tokenizer, encoder, prompt, "cpu").contiguous()
+                self._keep(prompt, states[prompt])
+        return [states[prompt] for prompt in prompts]
+
+    def _kept(self, prompt: str) -> Float[Tensor, "1 L E"] | None:
+        """What is there; a file that is damaged is made again."""
+        file = self._file(prompt)
+        if not file.is_file():
+            return None
+        try:
+            return loaded(lambda: load_file(file)["states"], file)
+        except UserError as error:
+            notice(f"{error}; the prompt is encoded again")
+            return None
+
+    def _keep(self, prompt: str, states: Float[Tensor, "1 L E"]) -> None:
+        """Where that cannot be, a notice says so."""
+        try:
+            with atomic_path(self._file(prompt)) as partial:
+                save_file({"states": states}, partial)
+        except (OSError, SafetensorError) as error:
+            notice(f"{self.folder}: prompts cannot be kept there for the next run ({error}); this one goes on")
+
+    def _file(self, prompt: str) -> Path:
+        return self.folder / f"{self._key(prompt)}.safetensors"
 
     def _key(self, prompt: str) -> str:
         digest = hashlib.sha256(f"{MAX_TOKENS} {self.dtype} {prompt_clean(prompt)}".encode())
