@@ -74,7 +74,7 @@ def timing(container: InputContainer, stream: av.VideoStream, start: float | Non
     except FFmpegError:
         cut_off = cut_off if cut_off is not None else max(times, default=0.0)
     whole = until == float("inf")
-    announced = (stream.average_rate or stream.guessed_rate) if times else stream.guessed_rate
+    announced = [stream.average_rate, stream.guessed_rate] if times else [stream.guessed_rate]
     rate = constant_rate(sorted(times), announced)
     _reject_leaps(np.sort(times), float(rate))
     if whole and cut_off is None and _announces_more(container, stream, last_of_any):
@@ -104,17 +104,18 @@ def is_stamped_in_turn(container: InputContainer, packet: av.Packet) -> bool:
     return packet.pts is None or container.format.name == "avi"
 
 
-def constant_rate(times: list[float], average: Fraction | None) -> Fraction:
-    """The announced rate where all frames keep to it, else that of the typical interval."""
-    announced = average if average and LOWEST_RATE <= average <= HIGHEST_RATE else None
+def constant_rate(times: list[float], announced: list[Fraction | None]) -> Fraction:
+    """Of the rates that a file announces the one that its frames keep to best, else that of the typical interval."""
+    rates = [rate for rate in announced if rate and LOWEST_RATE <= rate <= HIGHEST_RATE]
     if len(times) < 2:
-        return announced or DEFAULT_RATE
-    elapsed = np.asarray(times) - times[0]
-    if announced and np.abs(elapsed * float(announced) - np.arange(len(times))).max() < DRIFT:
-        return announced
+        return rates[0] if rates else DEFAULT_RATE
+    elapsed, places = np.asarray(times) - times[0], np.arange(len(times))
+    drifts = [float(np.abs(elapsed * float(rate) - places).max()) for rate in rates]
+    if drifts and min(drifts) < DRIFT:
+        return rates[int(np.argmin(np.round(drifts, 2)))]
     typical = float(np.median(np.diff(elapsed)))
     found = Fraction(1 / min(max(typical, 1 / 240), 60.0)).limit_denominator(1001)
-    return announced if announced and abs(float(found / announced) - 1) < 0.01 else found
+    return next((rate for rate in rates if abs(float(found / rate) - 1) < 0.01), found)
 
 
 Placed = tuple[av.VideoFrame, int, int]
