@@ -78,7 +78,9 @@ def refuse(path: Path) -> None:
 
 
 def ramble(path: Path) -> None:
-    raise UserError(f"{path}: a line\nand another")
+    error = UserError(f"{path}: a line")
+    error.args = (f"{path}: a line\nand another",)  # which the class itself does not let through
+    raise error
 
 
 def sleep(path: Path) -> None:

@@ -4,10 +4,10 @@ import errno
 import fcntl
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 from track2view.errors import DISK_FULL, UserError, notice
 
@@ -32,10 +32,14 @@ def written_whole(folder: Path) -> Iterator[Path]:
             if alone:
                 for begun in folder.glob("*".join(MARK)):
                     shutil.rmtree(begun)
-            with tempfile.TemporaryDirectory(prefix=MARK[0], suffix=MARK[1], dir=folder) as staging:
-                yield Path(staging)
-                for file in sorted(Path(staging).iterdir()):
+            staging = folder / uuid4().hex.join(MARK)
+            try:  # a signal between the making of the folder and this line would leave it
+                staging.mkdir()
+                yield staging
+                for file in sorted(staging.iterdir()):
                     file.replace(folder / file.name)
+            finally:
+                shutil.rmtree(staging, ignore_errors=True)
     except OSError as error:
         if error.errno in DISK_FULL:
             raise UserError(f"{folder}: disk full; free some space or choose another folder") from error
