@@ -4,6 +4,7 @@ import bz2
 import gzip
 import io
 import lzma
+import os
 import struct
 import tarfile
 import warnings
@@ -18,8 +19,8 @@ import pyarrow.parquet
 from fuzzing.blind import Mutation, integer, mutate_blindly
 from fuzzing.documents import mutate_json, mutate_value
 
-ESCAPE = "/tmp/track2view-fuzz-escape"
-"""An absolute name that archives ask for; nothing may ever be there."""
+ESCAPE = f"/tmp/track2view-fuzz-escape-{os.environ.get('PYTEST_XDIST_WORKER', 'one')}"
+"""An absolute name that archives ask for; nothing may ever be there. Each of several test processes has its own."""
 CANARY = "../../../canary.txt"
 """A file that must outlive them, as seen from where they are unpacked."""
 NAMES = (
