@@ -245,7 +245,9 @@ def _decoder(path: Path, request: dict[str, object]) -> Generator[Message, None,
                 case b"D":
                     raise OSError(ENOSPC, "No space left on device", str(request.get("out")))
                 case b"X":
-                    raise RuntimeError(f"{path}: {content.decode()}")
+                    fault = RuntimeError(content.decode())
+                    last = content.decode().strip().splitlines()[-1]
+                    raise UserError(f"{path}: cannot be decoded ({last}); if other programs play it, please report it") from fault
                 case _:
                     yield kind.decode(), content
         if code := child.wait():

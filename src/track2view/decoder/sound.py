@@ -57,10 +57,12 @@ def join(picture: Path, source: Path, track: int, start: float, end: float, out:
             while following is not None:
                 joined.mux(following[1])
                 following = next(heard, None)
-    except FFmpegError as error:
-        if error.errno in DISK_FULL:
+    except UserError:
+        raise
+    except (FFmpegError, ValueError) as error:  # PyAV's own for layouts of no channels, and the like
+        if getattr(error, "errno", None) in DISK_FULL:
             raise
-        raise UserError(f"its sound cannot be put into an MP4 ({error.strerror})") from None
+        raise UserError(f"its sound cannot be put into an MP4 ({getattr(error, 'strerror', error)})") from None
 
 
 def _to_its_end(heard: Heard, notices: list[str]) -> Heard:
