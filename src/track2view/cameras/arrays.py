@@ -75,6 +75,8 @@ def _vipe(data: np.ndarray, inds: np.ndarray, file: Path, size: Size | None) -> 
     """``pose/NAME.npz``: camera-to-world at frames ``inds``; the focal length is in ``intrinsics/NAME.npz``."""
     if data.ndim == 2:
         raise UserError(f"ViPE's intrinsics {list(data.shape)}, not its poses; give {file.parent.parent / 'pose' / file.name}")
+    if not data.ndim:
+        raise UserError("data: expected [T, 4, 4], got a single number")
     numbers, order = _frames(inds, len(data))
     world_from_camera = poses(data[order], "data")
     beside = file.parent.parent / "intrinsics" / file.name
@@ -97,7 +99,7 @@ def _vipe_intrinsics(file: Path, numbers: list[int]) -> np.ndarray:
     arrays = read_arrays(file, {"data", "inds"})
     if missing := {"data", "inds"} - arrays.keys():
         raise UserError(f"{file}: lacks {listed(sorted(missing))}")
-    known, order = _frames(arrays["inds"], len(arrays["data"]))
+    known, order = _frames(arrays["inds"], arrays["data"].size // 4)
     values = tensor(arrays["data"], (None, 4), f"{file}: data")[order].numpy()
     return np.stack([np.interp(numbers, known, values[:, column]) for column in range(4)], axis=1)
 
