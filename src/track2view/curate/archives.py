@@ -35,6 +35,7 @@ SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".zip")
 PACKINGS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 LEAST_LIMIT = 1 << 29
 HEADER_BYTES = 1 << 14
+MOST_DICTIONARY = 1 << 27
 NAME_BYTES, NAME_PARTS, PART_BYTES = 1024, 32, 255
 FORBIDDEN = re.compile("[\\x00-\\x1f\\x7f\\\\\ud800-\udfff]")
 """Control characters, backslashes, and bytes that were no text."""
@@ -205,14 +206,25 @@ def _zip_members(archive: Path) -> Generator[_Member, None, None]:
                 name=each.orig_filename,  # zipfile cuts the other one at a NUL
                 kind="folder" if each.orig_filename.endswith("/") else "file" if mode in (0, stat.S_IFREG) else "neither",
                 size=0 if each.orig_filename.endswith("/") else each.file_size,
-                chunks=partial(_zip_chunks, file, each),
+                chunks=partial(_zip_chunks, archive, file, each),
             )
 
 
-def _zip_chunks(file: zipfile.ZipFile, member: zipfile.ZipInfo) -> Generator[bytes, None, None]:
+def _zip_chunks(archive: Path, file: zipfile.ZipFile, member: zipfile.ZipInfo) -> Generator[bytes, None, None]:
+    if member.compress_type == zipfile.ZIP_LZMA and (size := _dictionary(archive, member)) > MOST_DICTIONARY:
+        raise ValueError(f"an LZMA dictionary of {size / 1e6:.0f} MB; {MOST_DICTIONARY / 1e6:.0f} MB at most are given to one")
     with file.open(member) as opened:
         while chunk := opened.read(CHUNK):
             yield chunk
+
+
+def _dictionary(archive: Path, member: zipfile.ZipInfo) -> int:
+    """Bytes that its decoder will take at once, whatever the member holds (APPNOTE 5.8.8: version, size of properties, properties)."""
+    with archive.open("rb") as raw:
+        raw.seek(member.header_offset + 26)
+        name, extra = struct.unpack("<HH", raw.read(4))
+        raw.seek(name + extra + 5, io.SEEK_CUR)
+        return struct.unpack("<I", raw.read(4))[0]
 
 
 def _tar_members(archive: Path, limit: int) -> Generator[_Member, None, None]:
