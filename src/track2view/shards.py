@@ -18,6 +18,7 @@ from track2view.errors import UserError
 from track2view.records import atomic_path
 from track2view.samples import file_sha256, read_table, write_table
 
+LONGEST_NAME = 255
 SCHEMA = pyarrow.schema([(name, pyarrow.string()) for name in ("key", "shard", "sha256")])
 
 
@@ -39,6 +40,11 @@ def write_index(folder: Path) -> int:
     return len(rows)
 
 
+def is_file_name(name: str) -> bool:
+    """Whether it names a file beside another, on any file system."""
+    return 0 < len(name.encode(errors="replace")) <= LONGEST_NAME and Path(name).name == name and "\0" not in name
+
+
 class ShardReader:
     """Tensors by key; each shard's checksum is verified when it is first opened.
 
@@ -54,7 +60,7 @@ class ShardReader:
         rows = read_table(path, SCHEMA.names)
         for row in rows:
             name = row["shard"]
-            if not all(isinstance(value, str) for value in row.values()) or not name or Path(name).name != name:
+            if not all(isinstance(value, str) for value in row.values()) or not is_file_name(name):
                 raise UserError(f"{path}: expected keys, names of shards beside it and checksums, got {row!s:.120}")
         self._places = {row["key"]: (row["shard"], row["sha256"]) for row in rows}
         self._verified: set[str] = set()
