@@ -455,7 +455,7 @@ def test_metadata_of_any_bytes_is_no_obstacle(tmp_path: Path) -> None:
         out.mux(stream.encode(None))
     data = (tmp_path / "film.mkv").read_bytes()
     assert b"TITLETITLE" in data
-    (tmp_path / "film.mkv").write_bytes(data.replace(b"TITLETITLE", b"\xff\xfe\x80\xc3(TITL"))
+    (tmp_path / "film.mkv").write_bytes(data.replace(b"TITLETITLE", b"\xff\xfe\x80\xc3(TITLE"))
     assert len(read_clip(tmp_path / "film.mkv")) == 4
 
 
