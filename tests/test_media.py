@@ -258,15 +258,13 @@ def test_hlg_is_toned_to_an_ordinary_screen(tmp_path: Path) -> None:
     assert (np.diff(shown[:, 0]) > 0).all()
 
 
-def test_hdr_colours_of_bt2020_become_those_of_bt709(tmp_path: Path) -> None:
-    """A red that an ordinary screen can show, written in BT.2020 with PQ by hand, comes back."""
-    light = np.array([0.30, 0.05, 0.02])
-    wide = np.array([[0.6274, 0.3293, 0.0433], [0.0691, 0.9195, 0.0114], [0.0164, 0.0880, 0.8956]]) @ light  # ITU-R BT.2087
-    red, green, blue = pq(203 * wide)
+def coloured(path: Path, signal: np.ndarray, transfer: str) -> Path:
+    """One colour in BT.2020's 10-bit Y'CbCr by its defining equations (ITU-R BT.2020, table 4)."""
+    red, green, blue = signal
     luma = 0.2627 * red + 0.6780 * green + 0.0593 * blue
     planes = [64 + 876 * luma, 512 + 896 * (blue - luma) / 1.8814, 512 + 896 * (red - luma) / 1.4746]
-    with av.open(str(tmp_path / "red.mp4"), "w") as out:
-        tags = "log-level=none:bframes=0:lossless=1:colorprim=bt2020:transfer=smpte2084:colormatrix=bt2020nc"
+    with av.open(str(path), "w") as out:
+        tags = f"log-level=none:bframes=0:lossless=1:colorprim=bt2020:transfer={transfer}:colormatrix=bt2020nc"
         stream = out.add_stream("libx265", rate=25, options={"x265-params": tags})
         stream.height, stream.width, stream.pix_fmt = 64, 64, "yuv444p10le"
         for index in range(2):
@@ -274,8 +272,16 @@ def test_hdr_colours_of_bt2020_become_those_of_bt709(tmp_path: Path) -> None:
             frame.pts, frame.time_base = index, Fraction(1, 25)
             out.mux(stream.encode(frame))
         out.mux(stream.encode(None))
+    return path
+
+
+def test_hdr_colours_of_bt2020_become_those_of_bt709(tmp_path: Path) -> None:
+    """A red that an ordinary screen can show, written in BT.2020 with PQ by hand, comes back."""
+    light = np.array([0.30, 0.05, 0.02])
+    wide = np.array([[0.6274, 0.3293, 0.0433], [0.0691, 0.9195, 0.0114], [0.0164, 0.0880, 0.8956]]) @ light  # ITU-R BT.2087
+    path = coloured(tmp_path / "red.mp4", pq(203 * wide), "smpte2084")
     with pytest.warns(Notice, match="tone-mapped"):
-        shown = read_clip(tmp_path / "red.mp4").image(0)[32, 32].astype(int)
+        shown = read_clip(path).image(0)[32, 32].astype(int)
     assert np.abs(shown - srgb(light)).max() <= 4
 
 
@@ -287,19 +293,9 @@ def test_ranges_are_honoured(full: bool, low: int, high: int, tmp_path: Path) ->
 
 
 def test_the_matrix_of_bt2020_is_honoured_without_hdr(tmp_path: Path) -> None:
-    green = np.array([40, 180, 60]) / 255
-    luma = 0.2627 * green[0] + 0.6780 * green[1] + 0.0593 * green[2]
-    planes = [64 + 876 * luma, 512 + 896 * (green[2] - luma) / 1.8814, 512 + 896 * (green[0] - luma) / 1.4746]
-    with av.open(str(tmp_path / "wide.mp4"), "w") as out:
-        tags = "log-level=none:bframes=0:lossless=1:colorprim=bt2020:transfer=bt2020-10:colormatrix=bt2020nc"
-        stream = out.add_stream("libx265", rate=25, options={"x265-params": tags})
-        stream.height, stream.width, stream.pix_fmt = 64, 64, "yuv444p10le"
-        for index in range(2):
-            frame = of_planes("yuv444p10le", *[np.full((64, 64), round(value)) for value in planes])
-            frame.pts, frame.time_base = index, Fraction(1, 25)
-            out.mux(stream.encode(frame))
-        out.mux(stream.encode(None))
-    assert np.abs(read_clip(tmp_path / "wide.mp4").image(0)[32, 32] - np.array([40, 180, 60])).max() <= 2
+    green = np.array([40, 180, 60])
+    path = coloured(tmp_path / "green.mp4", green / 255, "bt2020-10")
+    assert np.abs(read_clip(path).image(0)[32, 32] - green).max() <= 2
 
 
 @pytest.mark.parametrize("first", ["tff", "bff"])
