@@ -10,7 +10,7 @@ from test_conditioner import random_condition
 from test_dual_view import PROMPT, SHAPE, draw, tiny_model
 from torch.nn.parallel import DistributedDataParallel
 
-from track2view.model.training import (
+from track2view.train.draws import (
     draw_dropped_frames,
     draw_sigma,
     drop_captions,
