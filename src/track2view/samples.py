@@ -208,8 +208,8 @@ def read_manifest(path: Path) -> list[SampleRecord]:
         raise UserError(f"{path}: no such manifest; `track2view curate run` writes one")
     try:
         return [SampleRecord(size=(row.pop("height"), row.pop("width")), **row) for row in read_table(path, SCHEMA.names)]
-    except UserError as error:
-        raise UserError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
+    except (TypeError, UserError) as error:
+        raise UserError(f"{path}: {' '.join(str(error).removeprefix(f'{path}: ').split()):.300}") from None
 
 
 def read_table(path: Path, columns: list[str]) -> list[dict[str, Any]]:

@@ -94,7 +94,7 @@ def read_clip(
     """
     path = Path(path)
     window = {"short_side": short_side, "resized": resized, "start": start, "end": end, "frames": frames}
-    window["fps"] = None if fps is None else str(fps)
+    window |= {"fps": None if fps is None else str(fps)}
     with closing(_decoder(path, {"do": "read", "window": window})) as messages:
         info = _info(next(messages)[1])
         pixels = _filled(path, info, progress(messages, "reading", info.count))

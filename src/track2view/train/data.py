@@ -42,12 +42,6 @@ class Example:
     text: Float32[Tensor, "L E"]
     condition: TrackCondition
 
-    def __post_init__(self) -> None:
-        if self.source.shape != self.target.shape:
-            raise UserError(
-                f"{self.name}: latents of source {list(self.source.shape)} and target {list(self.target.shape)} differ in shape"
-            )
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
@@ -161,9 +155,11 @@ class TrainingSamples(Dataset[Example]):
         sample = Sample.load(folder)
         if sample.record != record:
             raise UserError(f"{folder}: is not what the manifest says; `track2view curate run` writes the manifest again")
-        source, target = (self.latents[latents_key(record.name, view)] for view in ("source", "target"))
-        if tuple(source.shape[1:]) != self.shape_of(index):
-            raise UserError(f"{self.latents.folder}: {record.name}: expected latents of {self.shape_of(index)}, got {list(source.shape)}")
+        keys = [latents_key(record.name, view) for view in ("source", "target")]
+        source, target = (self.latents[key] for key in keys)
+        for key, latents in zip(keys, (source, target), strict=True):
+            if tuple(latents.shape[1:]) != self.shape_of(index):
+                raise UserError(f"{self.latents.folder}: {key}: expected latents of {self.shape_of(index)}, got {list(latents.shape)}")
         grid = self._grid(record)
         pairs = self.encoding.framing(record.size).pairs(sample.pairs)
         condition = on_padded(TrackCondition.of(pairs, grid.latent_frames), grid)
