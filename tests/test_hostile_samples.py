@@ -73,7 +73,7 @@ def test_names_that_lead_out_of_the_folder_are_refused(name: object, tmp_path: P
     if not isinstance(name, int):
         row = {**asdict(RECORD), "height": 64, "width": 112, "name": name}
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row], schema=SCHEMA), tmp_path / "m.parquet")
-        with pytest.raises(UserError, match=r"m\.parquet: name"):
+        with pytest.raises(UserError, match=r"m\.parquet: .*name"):
             read_manifest(tmp_path / "m.parquet")
 
 
