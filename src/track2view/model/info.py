@@ -6,7 +6,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 
 from track2view.model.checkpoint import AdapterRecord, check_base
-from track2view.model.conditioner import TrackConditioner
+from track2view.model.conditioners.tracks import TrackConditioner
 from track2view.model.cost import MEMORY_MODES, Flops, Shape, conditioner_flops, memory_needed, remember_flops, step_flops, video_flops
 from track2view.model.folders import outlined
 from track2view.model.latents import LatentGrid
