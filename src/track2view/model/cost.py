@@ -6,7 +6,7 @@ from typing import Literal
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 
 from track2view.errors import UserError
-from track2view.model.conditioners.tracks import TrackConditioner
+from track2view.model.conditioners import Conditioner
 from track2view.model.dual_view import DualViewModes
 from track2view.model.latents import LatentGrid
 from track2view.model.text import MAX_TOKENS
@@ -37,7 +37,7 @@ class Shape:
     lora_rank: int = 0
 
     @staticmethod
-    def of(transformer: WanTransformer3DModel, conditioner: TrackConditioner, lora_rank: int = 0) -> "Shape":
+    def of(transformer: WanTransformer3DModel, conditioner: Conditioner, lora_rank: int = 0) -> "Shape":
         """Read off the configurations; ``lora_rank`` where LoRA layers run beside the weights they adapt.
 
         Raises:

@@ -3,6 +3,7 @@
 Shapes: B clips, C latent channels, F latent frames, Y X latent rows and columns, D model width, S tokens of one view.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -234,7 +235,7 @@ class DualViewModel(nn.Module):
 
     def enable_gradient_checkpointing(self, enabled: bool = True) -> None:
         """Keep only what enters each block and each part of the conditioner, and compute the rest again for gradients."""
-        for block in self.blocks:
+        for block in cast("Iterable[DualViewBlock]", self.blocks):
             block.gradient_checkpointing = enabled
         if enabled:
             self.conditioner.enable_gradient_checkpointing()

@@ -141,8 +141,11 @@ class TrackConditioner(Conditioner):
         self.position = nn.Linear(4 * bands, width)
         self.norm = nn.LayerNorm(width)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
-        layer = nn.TransformerEncoderLayer(width, heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True)
-        self.encoder = nn.TransformerEncoder(layer, layers, norm=nn.LayerNorm(width), enable_nested_tensor=False)
+        self.encoder = nn.ModuleList(
+            nn.TransformerEncoderLayer(width, heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True)
+            for _ in range(layers)
+        )
+        self.encoder_norm = nn.LayerNorm(width)
         self.depth = nn.Sequential(nn.Linear(2 * bands, width), nn.GELU(), nn.Linear(width, width))
         self.out_proj = nn.Linear(width, token_width, bias=False)
         nn.init.zeros_(self.out_proj.weight)
@@ -170,9 +173,9 @@ class TrackConditioner(Conditioner):
         # a track that no frame sees attends to all of them, and is left out afterwards: leaving it out here would cost a synchronisation
         unseen = ~source.valid & alive[:, None]
         hidden = unseen.transpose(1, 2).flatten(0, 1)
-        for layer in self.encoder.layers:
+        for layer in self.encoder:
             by_track = self._run(layer, by_track, None, hidden)
-        mixed = self.encoder.norm(by_track).unflatten(0, (batch, count)).transpose(1, 2)
+        mixed = self.encoder_norm(by_track).unflatten(0, (batch, count)).transpose(1, 2)
         return torch.where(alive[:, None, :, None], mixed, 0.0)
 
     def _start(self, source_tokens: Float[Tensor, "B F h w D"], source: ViewCondition) -> Float[Tensor, "BN F d"]:
