@@ -13,7 +13,7 @@ from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepSchedu
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from track2view.errors import UserError
+from track2view.errors import UserError, notice
 from track2view.model.checkpoint import AdapterRecord, load_adapter, load_transformer, load_vae, save_adapter
 from track2view.model.conditioners.protocol import Conditioning
 from track2view.model.conditioners.tracks import TrackCondition, ViewCondition
@@ -76,7 +76,6 @@ class Track2ViewPipeline:
         self, base: Path, model: DualViewModel, vae: AutoencoderKLWan, record: AdapterRecord, prompts: PromptCache, device: torch.device
     ) -> None:
         self.base, self.model, self.vae, self.record, self.prompts, self.device = base, model, vae, record, prompts, device
-        self.offloaded = False
 
     @staticmethod
     def from_pretrained(
@@ -143,6 +142,8 @@ class Track2ViewPipeline:
         """
         settings = settings or DiffusionSettings()
         self.check(clip, settings)
+        if not bool(pair_by_projection(tracks, source_camera, target_camera).source.valid.any()):
+            raise UserError("no track is visible in the source view; track more points, or check the source camera")
         try:
             return self._refilmed(clip, tracks, source_camera, target_camera, settings, preview)
         except torch.OutOfMemoryError:
@@ -172,9 +173,6 @@ class Track2ViewPipeline:
     ) -> Clip:
         texts = self.prompts.encode([settings.prompt, settings.negative_prompt], self.device if settings.memory != "low" else "cpu")
         texts = tuple(text.to(self.device, self.model.transformer.dtype) for text in texts)
-        if settings.memory != "fast":
-            self.vae.enable_tiling()
-            self.vae.enable_slicing()
         done: list[UInt8[Tensor, "t 3 H W"]] = []
         tail: Float[Tensor, "1 3 t y x"] | None = None
         stopped = _Stopped(preview)
@@ -183,12 +181,14 @@ class Track2ViewPipeline:
             known = 0 if number == 0 else sum(map(len, done)) - window.start
             pairs = pair_by_projection(*self._cut(tracks, source_camera, target_camera, window))
             condition = on_padded(TrackCondition.of(pairs, grid.latent_frames), grid)
+            if not bool(condition.source.valid.any()):
+                notice(f"frames {window.start} to {window.stop - 1}: no track is seen there; only the source itself leads the result")
             with self._vae_on_device(settings.memory):
                 source = encode(self.vae, grid.padded(clip.frames[window.start : window.stop]))
                 beginning = None if tail is None else encode(self.vae, tail[:, :, -known:])
             latents = self._denoised(source, beginning, condition, texts, replace(settings, seed=settings.seed + number), stopped)
             with self._vae_on_device(settings.memory):
-                video = decode(self.vae, latents)
+                video = decode(self.vae, latents, tiled=settings.memory != "fast")
             tail = video[:, :, : len(window)]
             done.append(grid.cut(video)[known:].cpu())
             if stopped.stopped:
@@ -224,11 +224,11 @@ class Track2ViewPipeline:
         return latents
 
     def _onto_device(self, memory: MemoryMode) -> None:
-        if memory != "low":
-            self.model.to(self.device)
-        elif not self.offloaded:
+        if memory == "low":
             self.model.offload_blocks(self.device)
-            self.offloaded = True
+        else:
+            self.model.keep_blocks()
+            self.model.to(self.device)
 
     def _vae_on_device(self, memory: MemoryMode) -> "_OnDevice":
         return _OnDevice(self.vae, self.device, leave=memory != "fast")

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, cast
 
 import torch
 from diffusers.hooks.group_offloading import apply_group_offloading
+from diffusers.hooks.hooks import HookRegistry
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.transformers.transformer_wan import WanAttention, WanTransformer3DModel, WanTransformerBlock
 from jaxtyping import Float
@@ -23,6 +24,8 @@ from track2view.model.conditioners.protocol import AroundAttention, Conditioner,
 
 MAX_SCORES_BYTES = 16e9
 CUDNN_CAPABILITY = (9, 0)
+GROUP_OFFLOADING = "group_offloading"
+"""Diffusers' name of its hook."""
 
 Rotary = tuple[Tensor, Tensor]
 Memory = tuple[Float[Tensor, "B K heads e"], Float[Tensor, "B K heads e"]]
@@ -166,6 +169,7 @@ class DualViewModel(nn.Module):
         )
         self.blocks = nn.ModuleList(DualViewBlock(cast(WanTransformerBlock, block), self.modes.attention) for block in transformer.blocks)
         self.norm_out, self.proj_out, self.scale_shift_table = transformer.norm_out, transformer.proj_out, transformer.scale_shift_table
+        self._offloaded = False
         self.view_embedding = nn.Parameter(torch.zeros(2, width)) if self.modes.rope == "synchronised" else None
 
     @property
@@ -243,7 +247,13 @@ class DualViewModel(nn.Module):
             self.conditioner.disable_gradient_checkpointing()
 
     def offload_blocks(self, device: torch.device | str, folder: Path | None = None) -> None:
-        """Keep blocks in the computer's memory (or in files in ``folder``), and bring each to ``device`` when its turn comes."""
+        """Keep blocks in the computer's memory (or in files in ``folder``), and bring each to ``device`` when its turn comes.
+
+        :meth:`keep_blocks` ends this.
+        """
+        if self._offloaded:
+            return
+        self._offloaded = True
         for name, part in self.named_children():
             if name != "blocks":
                 nn.Module.to(part, device)
@@ -259,6 +269,16 @@ class DualViewModel(nn.Module):
             num_blocks_per_group=1,
             offload_to_disk_path=None if folder is None else str(folder),
         )
+
+    def keep_blocks(self) -> None:
+        """The opposite of :meth:`offload_blocks`: blocks stay where the model is moved to."""
+        if not self._offloaded:
+            return
+        self._offloaded = False
+        for block in self.blocks:
+            registry = HookRegistry.check_if_exists_or_initialize(block)
+            registry.get_hook(GROUP_OFFLOADING).group.onload_()
+            registry.remove_hook(GROUP_OFFLOADING)
 
     def compile_blocks(self, backend: str = "inductor") -> None:
         """``torch.compile`` every block in place: one whole graph serves all, for they have the same shapes."""
