@@ -82,6 +82,14 @@ def test_the_command_encodes_at_another_size_beside_it(curated: tuple[Path, Path
     assert {tuple(latents[key].shape[1:]) for key in latents} == {(3, 4, 6)}
 
 
+def test_what_an_older_format_holds_is_not_mixed_with_ours(curated: tuple[Path, Path]) -> None:
+    out, base = curated
+    folder = encode_samples(out, base, size=(16, 32))
+    (folder / "encoding.json").write_text('{"format": "track2view.encoding/1"}')
+    with pytest.raises(UserError, match=r"encoding\.json: format: .*; delete the folder and run"):
+        encode_samples(out, base, size=(16, 32))
+
+
 def test_what_is_missing_is_named(curated: tuple[Path, Path], tmp_path: Path) -> None:
     out, _ = curated
     with pytest.raises(UserError, match=r"manifest\.parquet: no such manifest"):

@@ -22,7 +22,7 @@ from track2view.curate.encode import encode_samples
 from track2view.encoding import EncodingRecord, caption_key
 from track2view.errors import Notice, UserError
 from track2view.model.checkpoint import load_transformer, load_vae
-from track2view.model.conditioner import TrackCondition, on_padded
+from track2view.model.conditioners.tracks import TrackCondition, TrackContext, on_padded
 from track2view.model.latents import LatentGrid, encode
 from track2view.model.make import new_model
 from track2view.model.text import PromptCache
@@ -213,8 +213,12 @@ def test_tracks_that_fill_up_change_no_context(folder: Path, encoded: Path, base
     model, _ = load_adapter(base.parent / "adapter", load_transformer(base, torch.float32))
     batch = Batch.stack([samples[1], samples[0]])
     alone = Batch.stack([samples[1]])
-    for one, other in zip(model.condition(batch.source, batch.condition), model.condition(alone.source, alone.condition), strict=True):
-        assert torch.allclose(one[:1], other, atol=1e-5)
+    together, by_itself = (model.condition(each.source, each.condition) for each in (batch, alone))
+    assert isinstance(together, TrackContext)
+    assert isinstance(by_itself, TrackContext)
+    assert torch.allclose(together.target[:1], by_itself.target, atol=1e-5)
+    assert torch.allclose(together.source[:1], by_itself.source, atol=1e-5)
+    assert float(by_itself.target.abs().max()) > 1e-3
 
 
 def test_shapes_are_known_before_anything_is_read(folder: Path, base: Path, damaged: tuple[Path, Path]) -> None:

@@ -15,7 +15,7 @@ from track2view.records import Size, atomic_path
 
 FORMAT = "track2view.encoding/2"
 NAME = "encoding.json"
-REMEDY = "run `track2view curate encode` again"
+REMEDY = "delete the folder and run `track2view curate encode` again"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -44,6 +44,8 @@ def encode_samples(out: Path, base: Path, *, size: Size | None = None, device: t
     folder = out / "encoded" / f"{base.name}-{fingerprint(base / 'vae')[:8]}{fingerprint(base / 'text_encoder')[:8]}"
     if size is not None:
         folder = folder.with_name(f"{folder.name}-{size[0]}x{size[1]}")
+    if (folder / "encoding.json").exists():
+        EncodingRecord.load(folder)  # of another format, what is there would be kept beside what is made now
     length = text_length(load_tokenizer(base))
     encoding = EncodingRecord(base=base.name, size=size, text_length=length, samples=len(records), captions=len(captions))
     _tell_of_enlarged(records, encoding)

@@ -13,11 +13,12 @@ from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepSchedu
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from track2view.errors import UserError
+from track2view.errors import UserError, notice
 from track2view.model.checkpoint import AdapterRecord, load_adapter, load_transformer, load_vae, save_adapter
-from track2view.model.conditioner import TrackCondition, on_padded
+from track2view.model.conditioners.protocol import Conditioning
+from track2view.model.conditioners.tracks import TrackCondition, on_padded
 from track2view.model.cost import MEMORY_MODES, MemoryMode, Shape, memory_needed
-from track2view.model.dual_view import Contexts, DualViewModel, Memory, attention_backends
+from track2view.model.dual_view import DualViewModel, Memory, attention_backends
 from track2view.model.latents import FRAME_STRIDE, LatentGrid, decode, encode
 from track2view.model.sampling import SOLVERS, Guidance, Velocity, denoise, noise_like, shifted_sigmas
 from track2view.model.text import NEGATIVE_PROMPT, PromptCache, encoder_parameters, load_text_encoder
@@ -75,7 +76,6 @@ class Track2ViewPipeline:
         self, base: Path, model: DualViewModel, vae: AutoencoderKLWan, record: AdapterRecord, prompts: PromptCache, device: torch.device
     ) -> None:
         self.base, self.model, self.vae, self.record, self.prompts, self.device = base, model, vae, record, prompts, device
-        self.offloaded = False
 
     @staticmethod
     def from_pretrained(
@@ -142,6 +142,8 @@ class Track2ViewPipeline:
         """
         settings = settings or DiffusionSettings()
         self.check(clip, settings)
+        if not bool(pair_by_projection(tracks, source_camera, target_camera).source.valid.any()):
+            raise UserError("no track is visible in the source view; track more points, or check the source camera")
         try:
             return self._refilmed(clip, tracks, source_camera, target_camera, settings, preview)
         except torch.OutOfMemoryError:
@@ -171,9 +173,6 @@ class Track2ViewPipeline:
     ) -> Clip:
         texts = self.prompts.encode([settings.prompt, settings.negative_prompt], self.device if settings.memory != "low" else "cpu")
         texts = tuple(text.to(self.device, self.model.transformer.dtype) for text in texts)
-        if settings.memory != "fast":
-            self.vae.enable_tiling()
-            self.vae.enable_slicing()
         done: list[UInt8[Tensor, "t 3 H W"]] = []
         tail: Float[Tensor, "1 3 t y x"] | None = None
         stopped = _Stopped(preview)
@@ -182,12 +181,14 @@ class Track2ViewPipeline:
             known = 0 if number == 0 else sum(map(len, done)) - window.start
             pairs = pair_by_projection(*self._cut(tracks, source_camera, target_camera, window))
             condition = on_padded(TrackCondition.of(pairs, grid.latent_frames), grid)
+            if not bool(condition.source.valid.any()):
+                notice(f"frames {window.start} to {window.stop - 1}: no track is seen there; only the source itself leads the result")
             with self._vae_on_device(settings.memory):
                 source = encode(self.vae, grid.padded(clip.frames[window.start : window.stop]))
                 beginning = None if tail is None else encode(self.vae, tail[:, :, -known:])
             latents = self._denoised(source, beginning, condition, texts, replace(settings, seed=settings.seed + number), stopped)
             with self._vae_on_device(settings.memory):
-                video = decode(self.vae, latents)
+                video = decode(self.vae, latents, tiled=settings.memory != "fast")
             tail = video[:, :, : len(window)]
             done.append(grid.cut(video)[known:].cpu())
             if stopped.stopped:
@@ -206,8 +207,8 @@ class Track2ViewPipeline:
         self._onto_device(settings.memory)
         dtype = self.model.transformer.dtype
         source = source.to(self.device, dtype)
-        contexts = self.model.condition(source, condition.to(self.device))
-        velocity = velocity_of(self.model, source, contexts, texts, batched=settings.batched)
+        conditioning = self.model.condition(source, condition.to(self.device))
+        velocity = velocity_of(self.model, source, conditioning, texts, batched=settings.batched)
         noise = noise_like(tuple(source.shape), settings.seed).to(self.device)
         latents = denoise(
             velocity,
@@ -223,11 +224,11 @@ class Track2ViewPipeline:
         return latents
 
     def _onto_device(self, memory: MemoryMode) -> None:
-        if memory != "low":
-            self.model.to(self.device)
-        elif not self.offloaded:
+        if memory == "low":
             self.model.offload_blocks(self.device)
-            self.offloaded = True
+        else:
+            self.model.keep_blocks()
+            self.model.to(self.device)
 
     def _vae_on_device(self, memory: MemoryMode) -> "_OnDevice":
         return _OnDevice(self.vae, self.device, leave=memory != "fast")
@@ -298,7 +299,7 @@ def plan_windows(frames: int, settings: DiffusionSettings) -> list[range]:
 def velocity_of(
     model: DualViewModel,
     source: Float[Tensor, "B C F Y X"],
-    contexts: Contexts,
+    conditioning: Conditioning,
     texts: tuple[Float[Tensor, "B L E"], ...],
     *,
     batched: bool,
@@ -306,20 +307,25 @@ def velocity_of(
     """The model as the sampler calls it; a source that can be remembered is, once per text."""
     dtype, memories = source.dtype, None
     if model.modes.attention == "cached-source":
-        memories = [model.remember(source, text, contexts) for text in texts]
+        memories = [model.remember(source, text, conditioning) for text in texts]
     if not batched:
 
         def velocity(latents: Tensor, timestep: Tensor, branches: int) -> tuple[Tensor, ...]:
             kept = None if memories is None else memories[:branches]
-            return model(latents.to(dtype), timestep, texts[:branches], source if memories is None else None, contexts, kept)
+            return model(latents.to(dtype), timestep, texts[:branches], source if memories is None else None, conditioning, kept)
 
         return velocity
 
     def velocity_at_once(latents: Tensor, timestep: Tensor, branches: int) -> tuple[Tensor, ...]:
-        twice = [torch.cat([each] * branches) for each in (latents.to(dtype), timestep, source, *contexts)]
+        twice = [torch.cat([each] * branches) for each in (latents.to(dtype), timestep, source)]
         kept = None if memories is None else [_joined(memories[:branches])]
         both = model(
-            twice[0], twice[1], (torch.cat(texts[:branches]),), twice[2] if memories is None else None, (twice[3], twice[4]), kept
+            twice[0],
+            twice[1],
+            (torch.cat(texts[:branches]),),
+            twice[2] if memories is None else None,
+            conditioning.repeated(branches),
+            kept,
         )[0]
         return tuple(both.chunk(branches))
 

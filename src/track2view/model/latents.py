@@ -84,9 +84,12 @@ class LatentGrid:
 def encode(vae: AutoencoderKLWan, video: Float[Tensor, "B 3 t y x"]) -> Float[Tensor, "B C F Y X"]:
     """Latents of unit variance by the config's statistics: the posterior's mode, no noise.
 
+    Always of whole pictures, in training as in inference: tiles give other latents.
+
     Raises:
         UserError: not a number in them (a broken VAE, or half precision where it does not carry).
     """
+    vae.disable_tiling()
     latents = vae.encode(video.to(vae.device, vae.dtype), return_dict=False)[0].mode().float()
     mean, deviation = _statistics(vae, latents.device)
     normalised = (latents - mean) / deviation
@@ -96,8 +99,16 @@ def encode(vae: AutoencoderKLWan, video: Float[Tensor, "B 3 t y x"]) -> Float[Te
 
 
 @torch.no_grad()
-def decode(vae: AutoencoderKLWan, latents: Float[Tensor, "B C F Y X"]) -> Float[Tensor, "B 3 t y x"]:
-    """The inverse of :func:`encode`, in [-1, 1]."""
+def decode(vae: AutoencoderKLWan, latents: Float[Tensor, "B C F Y X"], *, tiled: bool = False) -> Float[Tensor, "B 3 t y x"]:
+    """The inverse of :func:`encode`, in [-1, 1].
+
+    Args:
+        tiled: in overlapping tiles, which takes less memory and gives a slightly different picture.
+    """
+    if tiled:
+        vae.enable_tiling()
+    else:
+        vae.disable_tiling()
     mean, deviation = _statistics(vae, latents.device)
     return vae.decode((latents.float() * deviation + mean).to(vae.device, vae.dtype), return_dict=False)[0].float().clamp(-1, 1)
 

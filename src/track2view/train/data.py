@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from track2view.encoding import EncodingRecord, caption_key, latents_key
 from track2view.errors import UserError
-from track2view.model.conditioner import TrackCondition, ViewCondition, on_padded
+from track2view.model.conditioners.tracks import TrackCondition, ViewCondition, on_padded
 from track2view.model.latents import LatentGrid
 from track2view.samples import Sample, SampleRecord, read_manifest
 from track2view.shards import ShardReader

@@ -1,0 +1,45 @@
+"""A dual-view model made ready for training on one device or many: what wraps what, in which order."""
+
+import torch
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+
+from track2view.model.dual_view import DualViewModel
+
+
+def parallelize(
+    model: DualViewModel,
+    *,
+    checkpointing: bool = True,
+    compile_backend: str | None = None,
+    mesh: DeviceMesh | None = None,
+    precision: MixedPrecisionPolicy | None = None,
+) -> DualViewModel:
+    """Checkpointing, then compiled blocks, then FSDP2 shards around them, in place.
+
+    Checkpointing is innermost, so that a graph holds a block and its recomputation; FSDP2 is outermost, so that its hooks gather
+    weights before either runs. DDP and ZeRO-1 wrap the model that this returns without ``mesh``.
+
+    Args:
+        compile_backend: "inductor"; None leaves blocks as they are.
+        mesh: shard every block and the rest, this model's root, over it; None for none.
+        precision: of gathered weights and reduced gradients; weights' own by default.
+    """
+    model.enable_gradient_checkpointing(checkpointing)
+    if compile_backend is not None:
+        model.compile_blocks(compile_backend)
+    if mesh is not None:
+        policy = precision or MixedPrecisionPolicy()
+        for part in (*model.blocks, model):
+            fully_shard(part, mesh=mesh, mp_policy=policy)
+        for name in ("condition", "remember"):
+            register_fsdp_forward_method(model, name)
+    return model
+
+
+def whole_state(parameters: dict[str, torch.nn.Parameter]) -> dict[str, torch.Tensor]:
+    """Parameters by name as plain tensors on the CPU, gathered where they are sharded (all ranks take part)."""
+    return {
+        name: (each.full_tensor() if hasattr(each, "full_tensor") else each).detach().cpu()  # pyrefly: ignore
+        for name, each in parameters.items()
+    }

@@ -1,0 +1,105 @@
+"""Ranks on one machine, over gloo: every way to spread training takes the steps that one process takes."""
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing
+from test_conditioner import random_condition
+from test_dual_view import PROMPT, SHAPE, draw, tiny_model
+from torch import Tensor, distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.nn.parallel import DistributedDataParallel
+
+from track2view.model.checkpoint import add_lora
+from track2view.model.conditioners.tracks import TrackCondition, ViewCondition
+from track2view.model.dual_view import DualViewModel, DualViewModes
+from track2view.model.parallel import parallelize, whole_state
+
+RANKS, STEPS, RATE = 2, 3, 0.05
+
+
+def trained_model(attention: str) -> DualViewModel:
+    """Base frozen, LoRA and conditioner trained, the same numbers in every process."""
+    model = tiny_model(DualViewModes(attention=attention, rope="synchronised"))
+    model.transformer.requires_grad_(False)
+    torch.manual_seed(5)
+    add_lora(model.transformer, 4, 4)
+    for name, each in model.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(each, std=0.1)
+    return model.train()
+
+
+def batch(clips: slice) -> tuple[Tensor, Tensor, Tensor, TrackCondition, Tensor]:
+    """Some of two clips."""
+    target, source, velocity = (draw(seed, 2, *SHAPE[1:])[clips] for seed in (11, 12, 13))
+    conditions = [random_condition(seed, frames=5) for seed in (21, 22)][clips]
+
+    def joined(view: Callable[[TrackCondition], ViewCondition]) -> ViewCondition:
+        views = [view(each) for each in conditions]
+        return ViewCondition(**{name: torch.cat([getattr(each, name) for each in views]) for name in ("uv", "disparity", "valid")})
+
+    condition = TrackCondition(
+        source=joined(lambda each: each.source),
+        target=joined(lambda each: each.target),
+        confidence=torch.cat([each.confidence for each in conditions]),
+    )
+    return target, source, velocity, condition, torch.tensor([637.0, 251.0])[clips]
+
+
+def train(model: nn.Module, optimiser: torch.optim.Optimizer, clips: slice) -> None:
+    target, source, velocity, condition, time = batch(clips)
+    for _ in range(STEPS):
+        optimiser.zero_grad()
+        found = model(target, time, (PROMPT.expand(len(target), -1, -1),), source, condition)[0]
+        (found - velocity).square().mean().backward()
+        optimiser.step()
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    return {name.removeprefix("module."): each for name, each in model.named_parameters() if each.requires_grad}
+
+
+def run_rank(rank: int, port: int, way: str, attention: str, out: Path) -> None:
+    from torch.distributed.optim import ZeroRedundancyOptimizer  # warns of its own deprecated code when it is imported
+
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=RANKS)
+    mesh = init_device_mesh("cpu", (RANKS,))
+    model: nn.Module = parallelize(trained_model(attention), mesh=mesh if way == "FSDP2" else None)
+    if way != "FSDP2":
+        model = DistributedDataParallel(model)
+    given = list(trainable(model).values())
+    optimiser = ZeroRedundancyOptimizer(given, torch.optim.SGD, lr=RATE, momentum=0.9) if way == "ZeRO-1" else sgd(given)
+    train(model, optimiser, slice(rank, rank + 1))
+    state = whole_state(trainable(model))
+    if rank == 0:
+        torch.save(state, out)
+    distributed.destroy_process_group()
+
+
+def sgd(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=RATE, momentum=0.9)
+
+
+@pytest.mark.parametrize("attention", ["joint", "cached-source"])
+@pytest.mark.parametrize("way", ["DDP", "FSDP2", "ZeRO-1"])
+def test_two_ranks_take_the_steps_that_one_process_takes(way: str, attention: str, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(run_rank, (port, way, attention, tmp_path / "state.pt"), nprocs=RANKS)
+    found = torch.load(tmp_path / "state.pt", weights_only=True)
+    model = parallelize(trained_model(attention), checkpointing=False)
+    before = whole_state(trainable(model))
+    before = {name: each.clone() for name, each in before.items()}
+    train(model, sgd(list(trainable(model).values())), slice(None))
+    expected = whole_state(trainable(model))
+    assert found.keys() == expected.keys()
+    for name, each in expected.items():
+        assert torch.allclose(found[name], each, atol=1e-6), name
+    moved = {name.split(".")[0] for name in expected if not torch.equal(before[name], expected[name])}
+    assert moved == {"blocks", "conditioner", "view_embedding"}
