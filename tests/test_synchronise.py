@@ -15,14 +15,18 @@ from track2view.trackers import Queries
 FRAMES, SIZE = 21, (120, 208)
 
 
-@pytest.fixture(scope="module")
-def exact() -> tuple[TrackSet, CameraPath]:
+def exact_tracks(target: str) -> tuple[TrackSet, CameraPath]:
     """Exact joined tracks of a lively world, and its cameras."""
     rig = make_rig(4, frames=FRAMES, size=SIZE)
-    joined = join_cameras(rig["cam01"], rig["cam02"])
+    joined = join_cameras(rig["cam01"], rig[target])
     queries = Queries.grid([0, FRAMES - 1], 12, 20)
     pixels = queries.uv.double() * torch.tensor([SIZE[1], SIZE[0]])
     return track_points(there_and_back(make_world(4, frames=FRAMES, dynamic=True)), joined, queries.frame, pixels), joined
+
+
+@pytest.fixture(scope="module")
+def exact() -> tuple[TrackSet, CameraPath]:
+    return exact_tracks("cam02")
 
 
 def along_rays(tracks: TrackSet, joined: CameraPath, factor: float) -> TrackSet:
@@ -54,16 +58,92 @@ def test_moving_points_that_both_views_see_are_triangulated(exact: tuple[TrackSe
     assert float(after.median()) < 0.2 * float(before.median())
 
 
-def test_what_no_view_tells_is_unknown_and_the_source_is_kept(exact: tuple[TrackSet, CameraPath]) -> None:
+def doubted(tracks: TrackSet) -> TrackSet:
+    """Still tracks that the tracker is not sure of, moving ones whose depth it knows badly: as real trackers give them."""
+    assert tracks.moving is not None
+    return replace(tracks, confidence=torch.where(tracks.moving, 0.3, 0.7).expand_as(tracks.confidence).contiguous())
+
+
+def test_an_entry_of_the_target_does_not_tell_whether_the_target_sees_the_point() -> None:
+    tracks, joined = exact_tracks("cam05")
+    assert tracks.moving is not None
+    truth = pair_by_tracking(tracks, joined)
+    found = pair_by_tracking(synchronise(along_rays(doubted(tracks), joined, 1.02), joined).tracks, joined)
+    shares = []
+    for kind in (tracks.moving, ~tracks.moving):
+        for sight in (tracks.visible[FRAMES:], ~tracks.visible[FRAMES:]):
+            entries = truth.target.valid & kind & sight
+            assert int(entries.sum()) > 100
+            shares.append(float(found.target.valid[entries].float().mean()))
+    assert min(shares) > 0.97, shares
+    assert max(shares) - min(shares) < 0.03, shares
+
+
+def test_the_source_alone_decides_where_the_target_has_an_entry(exact: tuple[TrackSet, CameraPath]) -> None:
+    tracks, joined = exact
+    lost, seen = tracks.xyz_world.clone(), tracks.visible.clone()
+    lost[: FRAMES - 5, ::3], seen[: FRAMES - 5, ::3] = torch.nan, False
+    found = synchronise(replace(tracks, xyz_world=lost, visible=seen), joined).tracks
+    pairs = pair_by_tracking(found, joined)
+    assert bool(tracks.visible[FRAMES + 5 :, ::3].any())
+    assert not bool(pairs.target.valid[5:, ::3].any())
+    assert not bool(found.visible[FRAMES + 5 :, ::3].any())
+    assert torch.equal(pairs.target.valid[:, 1::3], pair_by_tracking(tracks, joined).target.valid[:, 1::3])
+    assert bool(found.confidence.isfinite().all())
+
+
+def test_what_no_view_tells_is_a_guess_and_the_source_is_kept(exact: tuple[TrackSet, CameraPath]) -> None:
     tracks, joined = exact
     assert tracks.moving is not None
     hidden = tracks.visible.clone()
     hidden[FRAMES:] = False
-    found = synchronise(replace(tracks, visible=hidden), joined).tracks
+    found = synchronise(replace(doubted(tracks), visible=hidden), joined).tracks
     pairs = pair_by_tracking(found, joined)
-    assert not bool(pairs.target.valid[1:, tracks.moving].any())
-    assert bool(pairs.target.valid[:, ~tracks.moving].any())
+    assert float(pairs.confidence[1:, tracks.moving].max()) <= 0.3 + 1e-6
+    assert float(pairs.confidence[1:, ~tracks.moving].max()) < 0.5
     assert torch.equal(found.visible[:FRAMES], tracks.visible[:FRAMES])
+    assert torch.allclose(found.xyz_world[FRAMES:], tracks.xyz_world[FRAMES:])
+    assert torch.equal(found.confidence[:FRAMES].flip(0), found.confidence[FRAMES:])
+
+
+def test_doubt_grows_with_what_makes_errors_grow(exact: tuple[TrackSet, CameraPath]) -> None:
+    tracks, joined = exact
+    moving = tracks.moving
+    assert moving is not None
+    eye = joined.world_from_camera[:, None, :3, 3].float()
+    # the distance between two rays: half of the moving points are another's in the target
+    drifted = tracks.xyz_world.clone()
+    wrong = torch.nonzero(moving)[::2, 0]
+    drifted[FRAMES:, wrong] += 0.05 * (drifted[FRAMES:, wrong] - eye[FRAMES:]).norm(dim=-1, keepdim=True)
+    found = synchronise(replace(doubted(tracks), xyz_world=drifted), joined).tracks
+    both = (tracks.visible[:FRAMES].flip(0) & tracks.visible[FRAMES:])[5:]
+    sure = found.confidence[FRAMES + 5 :]
+    spoilt = torch.zeros_like(moving)
+    spoilt[wrong] = True
+    assert float(sure[both & moving & ~spoilt].median()) > 0.95
+    assert float(sure[both & spoilt].median()) < 0.2
+    # the time since the rays met
+    hidden = tracks.visible.clone()
+    hidden[FRAMES + 8 :] = False
+    found = synchronise(replace(doubted(tracks), visible=hidden), joined).tracks
+    told = tracks.visible[FRAMES - 8] & hidden[FRAMES + 7] & moving
+    after = found.confidence[FRAMES + 8 :, told]
+    assert int(told.sum()) > 5
+    assert bool((after.diff(dim=0) <= 0).all())
+    assert float(after[0].median()) > 0.8 > 0.5 > float(after[-1].median())
+    # more parallax than in any view that saw a still point, and the tracker's own doubt
+    hidden[FRAMES + 1 :] = False
+    for doubt, least, most in ((0.98, 0.9, 0.85), (0.7, 0.45, 0.3)):
+        still = replace(tracks, visible=hidden, confidence=torch.full_like(tracks.confidence, doubt))
+        found = synchronise(still, joined).tracks
+        in_target = pair_by_tracking(found, joined).target.valid & ~moving
+        start = joined.world_from_camera[tracks.query_frame, :3, 3].float()
+        ray, first = (torch.nn.functional.normalize(tracks.xyz_world - each, dim=-1) for each in (eye, start))
+        sine = torch.linalg.cross(ray, first.expand_as(ray)).norm(dim=-1)
+        more = sine[FRAMES:] / torch.where(hidden, sine, 0.0).amax(0).clamp(min=1e-6)
+        sure = found.confidence[FRAMES:]
+        assert float(sure[1:][(in_target & (more < 0.8))[1:]].min()) > least
+        assert float(sure[1:][(in_target & (more > 3))[1:]].max()) < most
 
 
 def test_what_one_half_shows_at_the_shared_frame_the_other_does_too(exact: tuple[TrackSet, CameraPath]) -> None:

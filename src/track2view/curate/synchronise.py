@@ -5,7 +5,7 @@ if it moves; one seen in the source alone is where the source saw it. What nothi
 whether a point has a place in the target never depends on whether the target sees it, for at inference nobody knows.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float64, Int64
@@ -18,6 +18,7 @@ AGREE_SHARE = 4 / 480
 MIN_SINE = 0.005
 CARRIED_FRAMES = 8.0
 ONE_VIEW = 0.3
+CERTAIN = 0.5
 PROBE = 0.01
 MOST_PARALLAX = 1e6
 
@@ -39,7 +40,7 @@ def synchronise(tracks: TrackSet, joined: CameraPath) -> Synchronised:
 
     The confidence, the same in both halves, is about the share of such entries that lie within 8 pixels (of 480 lines) of the
     truth. It falls with what the tracker doubts, with more parallax than the point was triangulated with, with the distance
-    between the rays, and with the time since these met. It says more than an inference's can: it knows of the target.
+    between the rays, and with the time since these met. From ``CERTAIN`` on, a place is told by what was seen; below, it is a guess.
 
     What one half shows at the shared frame 0, so does the other: the picture is one.
 
