@@ -169,10 +169,9 @@ def test_a_still_point_is_doubted_where_it_shows_more_parallax_than_it_was_seen_
 def test_what_the_target_alone_sees_is_where_the_target_sees_it(exact: tuple[TrackSet, CameraPath]) -> None:
     tracks, joined = exact
     assert tracks.moving is not None
-    hidden = tracks.visible.clone()
-    hidden[:5] = False
-    pushed = along_rays(replace(tracks, visible=hidden), joined, 1.05)
-    found = pair_by_tracking(synchronise(pushed, joined).tracks, joined)
+    hidden, lost = tracks.visible.clone(), tracks.xyz_world.clone()
+    hidden[:5], lost[:5] = False, lost[:5] + 0.3
+    found = pair_by_tracking(synchronise(replace(tracks, visible=hidden, xyz_world=lost), joined).tracks, joined)
     alone = tracks.visible[-5:] & tracks.moving
     assert int(alone.sum()) > 20
     assert torch.allclose(found.target.uv[-5:][alone], pair_by_tracking(tracks, joined).target.uv[-5:][alone], atol=1e-3)
