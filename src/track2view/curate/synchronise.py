@@ -56,17 +56,9 @@ def synchronise(tracks: TrackSet, joined: CameraPath) -> Synchronised:
     source[0] = torch.where((in_target[0] & ~in_source[0])[:, None], target[0], source[0])
     target[0] = torch.where((in_source[0] & ~in_target[0])[:, None], source[0], target[0])
     in_source[0] = in_target[0] = in_source[0] | in_target[0]
-    eye, target_eye = joined.world_from_camera[:count, :3, 3].flip(0)[:, None], joined.world_from_camera[count:, :3, 3][:, None]
     both = in_source & in_target
-    met, sine = _meeting(eye, source - eye, target_eye, target - target_eye)
-    sine = torch.minimum(sine, (target_eye - eye).norm(dim=-1) / (source - eye).norm(dim=-1).clamp(min=1e-9))
-    met = torch.where((sine > MIN_SINE)[..., None], met, source)  # cameras that only turn give rays that only seem to cross
-    tolerance = AGREE_SHARE * min(joined.size)
-    cameras = joined.camera_from_world[:count].flip(0), joined.camera_from_world[count:]
-    intrinsics = joined.intrinsics[:count].flip(0), joined.intrinsics[count:]
-    apart = torch.stack(
-        [_apart(met, seen, *camera) for seen, camera in zip((source, target), zip(cameras, intrinsics, strict=True), strict=True)]
-    ).amax(0)
+    met, sine, apart = _both_rays(source, target, joined)
+    eye, tolerance = joined.world_from_camera[:count, None, :3, 3].flip(0), AGREE_SHARE * min(joined.size)
     agree, told = both & (apart < tolerance), both & (sine > MIN_SINE)
     placed = torch.where((agree & told & moving)[..., None], met, source)
     carried, since = _carried(placed, source, eye, agree & told)
@@ -90,6 +82,20 @@ def synchronise(tracks: TrackSet, joined: CameraPath) -> Synchronised:
     )
     share = float((agree & told).sum() / told.sum()) if bool(told.any()) else 1.0
     return Synchronised(tracks=fused, agreement=share)
+
+
+def _both_rays(
+    source: Float64[Tensor, "T N 3"], target: Float64[Tensor, "T N 3"], joined: CameraPath
+) -> tuple[Float64[Tensor, "T N 3"], Float64[Tensor, "T N"], Float64[Tensor, "T N"]]:
+    """Where the two halves' rays meet, the sine of their angle, and how many pixels off that is in the view that shows it worse."""
+    count = len(joined) // 2
+    eye, target_eye = joined.world_from_camera[:count, None, :3, 3].flip(0), joined.world_from_camera[count:, None, :3, 3]
+    met, sine = _meeting(eye, source - eye, target_eye, target - target_eye)
+    sine = torch.minimum(sine, (target_eye - eye).norm(dim=-1) / (source - eye).norm(dim=-1).clamp(min=1e-9))
+    met = torch.where((sine > MIN_SINE)[..., None], met, source)  # cameras that only turn give rays that only seem to cross
+    in_source = _apart(met, source, joined.camera_from_world[:count].flip(0), joined.intrinsics[:count].flip(0))
+    in_target = _apart(met, target, joined.camera_from_world[count:], joined.intrinsics[count:])
+    return met, sine, torch.maximum(in_source, in_target)
 
 
 def _meeting(
