@@ -46,12 +46,14 @@ def test_exact_tracks_cut_in_two_are_the_projections_of_one_point(views: tuple[W
     queries = Queries.grid([0, FRAMES - 1], 8, 12)
     pixels = queries.uv.double() * torch.tensor([SIZE[1], SIZE[0]])
     tracks = track_points(there_and_back(world), joined, queries.frame, pixels)
+    fading = torch.linspace(1, 0.1, 2 * FRAMES)[:, None].expand_as(tracks.confidence)
+    tracks = replace(tracks, confidence=fading.contiguous())
     pairs = pair_by_tracking(tracks, joined)
     forwards = replace(
         tracks,
         xyz_world=tracks.xyz_world[FRAMES:],
         visible=tracks.visible[:FRAMES].flip(0),
-        confidence=tracks.confidence[:FRAMES],
+        confidence=tracks.confidence[:FRAMES].flip(0),
         query_frame=tracks.query_frame % FRAMES,
     )
     expected = pair_by_projection(forwards, source, target)
@@ -59,6 +61,7 @@ def test_exact_tracks_cut_in_two_are_the_projections_of_one_point(views: tuple[W
         assert torch.equal(found.valid, wanted.valid)
         assert torch.allclose(found.uv[found.valid], wanted.uv[found.valid], atol=1e-5)
         assert torch.allclose(found.depth[found.valid], wanted.depth[found.valid], atol=1e-4)
+    assert torch.equal(pairs.confidence, expected.confidence)
     assert torch.allclose(pairs.source.uv[0], pairs.target.uv[0], atol=1e-5)
 
 
