@@ -1,6 +1,5 @@
 from dataclasses import replace
 from fractions import Fraction
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +9,7 @@ from hypothesis import strategies as st
 from track2view.errors import UserError
 from track2view.geometry import invert, rigid, rotation_about
 from track2view.pairing import pair_by_projection
-from track2view.records import CameraPath, Clip, TrackSet, ViewTracks, atomic_path, scale_of
+from track2view.records import CameraPath, Clip, TrackSet, ViewTracks, scale_of
 
 FRAMES, TRACKS, SIZE = 5, 60, (48, 64)
 
@@ -163,14 +162,3 @@ def test_clip_and_tracks_refuse_what_breaks_them() -> None:
         replace(tracks(0), xyz_world=torch.full((FRAMES, TRACKS, 3), float("nan")))
     with pytest.raises(UserError, match="confidence"):
         replace(tracks(0), confidence=torch.full((FRAMES, TRACKS), 1.5))
-
-
-def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
-    def write_half() -> None:
-        with atomic_path(tmp_path / "a.txt") as partial:
-            partial.write_text("half")
-            raise RuntimeError("stopped")
-
-    with pytest.raises(RuntimeError):
-        write_half()
-    assert list(tmp_path.iterdir()) == []

@@ -5,10 +5,7 @@ Shape legend: T frames, N tracks, H W pixels. Conventions: see :mod:`track2view.
 
 import json
 import math
-import os
-import tempfile
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -20,26 +17,11 @@ from jaxtyping import Bool, Float, Float32, Float64, Int, UInt8
 from torch import Tensor
 
 from track2view.errors import UserError
-from track2view.files import read_arrays
+from track2view.files import atomic_path, read_arrays
 from track2view.geometry import inside, interpolate_poses, invert, project, rotation_angle
 
 Size = tuple[int, int]
 Unit = Literal["scene", "metre"]
-
-
-@contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a hidden path beside ``path`` to write to; it takes the final name only when the block ends without error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=f".partial{path.suffix}", dir=path.parent)
-    os.close(handle)
-    partial = Path(name)
-    try:
-        yield partial
-        partial.chmod(0o644)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -25,8 +25,9 @@ from torch import Tensor
 
 from track2view.decoder.limits import SECONDS_WITHOUT_PROGRESS
 from track2view.errors import UserError, notice
+from track2view.files import atomic_path
 from track2view.progress import progress
-from track2view.records import AudioSource, Clip, Size, atomic_path
+from track2view.records import AudioSource, Clip, Size
 
 REPRODUCIBLE = "mbtree=0"  # with it, widths that are not multiples of 16 give other bytes from run to run
 FIRST_BYTES = 1 << 28

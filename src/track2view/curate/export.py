@@ -1,10 +1,7 @@
 """Procedural worlds written as MultiCamVideo lays out its own, with what is needed to know their exact truth again."""
 
-import json
-import shutil
-import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import get_args
@@ -16,7 +13,7 @@ from jaxtyping import UInt8
 
 from track2view.cameras import write_multicam
 from track2view.errors import UserError
-from track2view.files import read_json
+from track2view.files import atomic_folder, read_record, write_record
 from track2view.pairing import pair_by_projection
 from track2view.records import CameraPath, PairedTracks, Size
 from track2view.scenes import World, focal_of, make_rig, make_varied_world, render_view, see_points, split_seed, track_points
@@ -68,15 +65,7 @@ class SceneRecord:
     @staticmethod
     def load(folder: Path) -> "SceneRecord":
         """Read a scene folder's ``scene.json``; raises :class:`UserError` where there is none of ours."""
-        path = folder / "scene.json"
-        try:
-            document = read_json(path)
-            if not isinstance(document, dict) or document.pop("format", None) != FORMAT:
-                raise UserError(f'format: expected "{FORMAT}"')
-            size = document.pop("size", None)
-            return SceneRecord(size=tuple(size) if isinstance(size, list) else size, **document)
-        except (TypeError, UserError) as error:
-            raise UserError(f"{path}: not a scene that `track2view scenes make` wrote ({' '.join(str(error).split()):.300})") from None
+        return read_record(folder / "scene.json", SceneRecord, FORMAT, what="a scene of ours", maker="track2view scenes make")
 
 
 def export_scene(
@@ -108,20 +97,14 @@ def export_scene(
         return folder
     world, rig = make_varied_world(seed, frames=frames, dynamic=dynamic), make_rig(seed, frames=frames, size=size)
     rig = {name: camera for name, camera in rig.items() if cameras is None or name in cameras}
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".scene{index}-", suffix=".partial", dir=folder.parent))
-    try:
+    with atomic_folder(folder) as partial:
         (partial / "truth").mkdir()
         for name, camera in rig.items():
             _export_view(world, camera, partial / "videos" / f"{name}.mp4", partial / "truth" / f"{name}.npz" if depth else None)
         write_multicam(rig, partial / "cameras" / "camera_extrinsics.json")
         _export_tracks(world, rig, partial / "truth" / "tracks.npz")
         record = SceneRecord(seed=seed, split=split, index=index, caption=world.caption, frames=frames, size=size, dynamic=dynamic)
-        (partial / "scene.json").write_text(json.dumps({"format": FORMAT, **asdict(record)}, indent=2))
-        partial.chmod(0o755)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        write_record(partial / "scene.json", record, FORMAT)
     return folder
 
 

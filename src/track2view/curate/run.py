@@ -22,8 +22,9 @@ from track2view.curate.export import export_scene, find_scenes
 from track2view.curate.pools import on_ray
 from track2view.curate.stages import PairOfViews, Reason, Rejected, curate_pair
 from track2view.errors import DISK_FULL, UserError
+from track2view.files import atomic_path
 from track2view.progress import progress
-from track2view.records import Size, atomic_path
+from track2view.records import Size
 from track2view.samples import find_samples, write_manifest
 from track2view.scenes.rig import Split
 from track2view.trackers import open_tracker
