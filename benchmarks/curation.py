@@ -22,8 +22,8 @@ import numpy as np
 import torch
 
 from track2view.curate import PairOfViews, Rejected, curate, curate_pair, export_scene, export_scenes, true_pairs
-from track2view.records import PairedTracks
-from track2view.trackers import Queries, SfmTracker
+from track2view.records import PairedTracks, Queries
+from track2view.trackers import SfmTracker
 
 FRAMES, SIZE, PAIRS, WORKERS = 81, (480, 832), 24, 2
 SPLIT = "test"

@@ -509,7 +509,7 @@ def test_several_cameras_of_one_file(tmp_path: Path) -> None:
 def test_a_guessed_focal_length_stays_a_guess(tmp_path: Path) -> None:
     guessed = read_camera(vipe(tmp_path, [0, 1, 2]), SIZE)
     assert not guessed.focal_known
-    for same in (guessed.resized((480, 640)), guessed.resampled(5), guessed.scaled(2, "metre"), guessed.first_frames(2)):
+    for same in (guessed.resized((480, 640)), guessed.resampled(5), guessed.scaled(2, "metre"), guessed[:2]):
         assert not same.focal_known
     guessed.save(tmp_path / "own.json")
     assert not read_camera(tmp_path / "own.json").focal_known

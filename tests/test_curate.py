@@ -12,9 +12,9 @@ import torch
 from track2view.cameras import read_camera
 from track2view.curate import PairOfViews, Rejected, choose_pairs, curate, curate_pair, draw_sample, export_scene, true_pairs
 from track2view.errors import UserError
-from track2view.records import PairedTracks
+from track2view.records import PairedTracks, Queries
 from track2view.samples import load_record, write_manifest
-from track2view.trackers import Queries, SfmTracker
+from track2view.trackers import SfmTracker
 from track2view.video import clip_images, read_clip, write_video
 
 FRAMES, SIZE = 13, (96, 168)

@@ -9,8 +9,8 @@ from track2view.cameras import read_camera
 from track2view.curate import SceneRecord, contact_sheet, export_scene, find_scenes, true_pairs
 from track2view.errors import UserError
 from track2view.geometry import project
+from track2view.records import Queries
 from track2view.scenes import make_rig
-from track2view.trackers import Queries
 from track2view.video import read_clip
 
 FRAMES, SIZE = 9, (48, 84)

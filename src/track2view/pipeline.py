@@ -27,8 +27,8 @@ from track2view.overview import draw_overview
 from track2view.pairing import pair_by_projection
 from track2view.preflight import check_disk, check_memory, make_folder
 from track2view.progress import progress
-from track2view.records import CameraPath, Clip, TrackSet, ViewTracks, horizontal_fov, scale_of
-from track2view.trackers import Queries, SfmTracker, Tracker, Tracking, TrackingReport
+from track2view.records import CameraPath, Clip, Queries, TrackSet, ViewTracks, horizontal_fov, scale_of
+from track2view.trackers import SfmTracker, Tracker, Tracking, TrackingReport
 from track2view.trackers.flow import neighbour_flow
 from track2view.video import VideoWriter
 from track2view.warp import DenseDepth, RenderedFrame, WarpRenderer, densify

@@ -16,8 +16,7 @@ from track2view.errors import Notice, UserError
 if TYPE_CHECKING:
     from track2view.model.diffusion import DiffusionSettings, Track2ViewPipeline
     from track2view.pipeline import Shot
-    from track2view.records import CameraPath, Clip
-    from track2view.trackers import Queries
+    from track2view.records import CameraPath, Clip, Queries
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,7 +208,7 @@ class _Model:
     captioner: Path | None
 
     def queries(self, clip: "Clip") -> "Queries":
-        from track2view.trackers import Queries
+        from track2view.records import Queries
 
         self.pipeline.check(clip, self.settings)
         plan = self.pipeline.record.queries

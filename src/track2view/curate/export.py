@@ -15,10 +15,9 @@ from track2view.cameras import write_multicam
 from track2view.errors import UserError
 from track2view.files import atomic_folder, read_record, write_record
 from track2view.pairing import pair_by_projection
-from track2view.records import CameraPath, PairedTracks, Size
+from track2view.records import CameraPath, PairedTracks, Queries, Size
 from track2view.scenes import World, focal_of, make_rig, make_varied_world, render_view, see_points, split_seed, track_points
 from track2view.scenes.rig import FPS, Split
-from track2view.trackers import Queries
 from track2view.video import VideoWriter, read_clip
 
 FORMAT = "track2view.scene/1"
@@ -128,8 +127,7 @@ def _export_tracks(world: World, rig: dict[str, CameraPath], path: Path) -> None
     queries.insert(0, (next(iter(rig)), Queries.grid([0], TRUE_GRID, TRUE_GRID)))
     made = []
     for name, query in queries:
-        size = torch.tensor([rig[name].size[1], rig[name].size[0]], dtype=torch.float64)
-        made.append(track_points(world, rig[name], query.frame, query.uv.double() * size))
+        made.append(track_points(world, rig[name], query.frame, query.pixels(rig[name].size)))
     xyz = torch.cat([each.xyz_world for each in made], dim=1)
     visible = [see_points(world, camera, list(range(frames)), xyz.double()) for camera in rig.values()]
     np.savez_compressed(
@@ -160,8 +158,7 @@ def true_pairs(folder: Path, source: str, target: str, queries: Queries) -> Pair
     record = SceneRecord.load(folder)
     world = make_varied_world(record.seed, frames=record.frames, dynamic=record.dynamic)
     rig = make_rig(record.seed, frames=record.frames, size=record.size)
-    pixels = queries.uv.double() * torch.tensor([record.size[1], record.size[0]], dtype=torch.float64)
-    return pair_by_projection(track_points(world, rig[source], queries.frame, pixels), rig[source], rig[target])
+    return pair_by_projection(track_points(world, rig[source], queries.frame, queries.pixels(record.size)), rig[source], rig[target])
 
 
 def contact_sheet(folder: Path, out: Path) -> None:

@@ -246,10 +246,7 @@ class Track2ViewPipeline:
             confidence=tracks.confidence[frames, chosen],
             query_frame=(tracks.query_frame[chosen] - window.start).clamp(0, len(window) - 1),
         )
-        paths = [
-            replace(path, world_from_camera=path.world_from_camera[frames], intrinsics=path.intrinsics[frames]) for path in (source, target)
-        ]
-        return part, paths[0], paths[1]
+        return part, source[frames], target[frames]
 
     @property
     def _smaller(self) -> str:
