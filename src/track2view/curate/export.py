@@ -161,6 +161,14 @@ def true_pairs(folder: Path, source: str, target: str, queries: Queries) -> Pair
     return pair_by_projection(track_points(world, rig[source], queries.frame, queries.pixels(record.size)), rig[source], rig[target])
 
 
+def contact_sheets(root: Path, out: Path) -> Iterator[Path]:
+    """:func:`contact_sheet` of every scene below ``root``, in ``out``, one after the other; their paths."""
+    for folder in find_scenes(root):
+        picture = out / f"{folder.parent.name}-{folder.name}.png"
+        contact_sheet(folder, picture)
+        yield picture
+
+
 def contact_sheet(folder: Path, out: Path) -> None:
     """A picture of a scene: a column for each camera, its first, middle and last frame below each other."""
     columns = [np.concatenate(list(_thumbnails(path)), axis=0) for path in sorted((folder / "videos").glob("*.mp4"))]
