@@ -16,7 +16,7 @@ from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_a
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
 
-from track2view.model.conditioner import TrackCondition, TrackConditioner, ViewCondition
+from track2view.model.conditioners.tracks import TrackCondition, TrackConditioner, ViewCondition
 from track2view.model.cost import Shape, conditioner_flops, remember_flops, step_flops
 from track2view.model.dual_view import DualViewModel, DualViewModes, attention_backends
 from track2view.model.latents import LatentGrid

@@ -7,7 +7,7 @@ from test_dual_view import draw
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
 
 from track2view.model.checkpoint import add_lora
-from track2view.model.conditioner import TrackConditioner
+from track2view.model.conditioners.tracks import TrackConditioner
 from track2view.model.cost import Shape, block_flops, conditioner_flops, memory_needed, remember_flops, step_flops, video_flops
 from track2view.model.dual_view import DualViewModel, DualViewModes
 from track2view.model.latents import LatentGrid
@@ -57,9 +57,8 @@ def test_formulas_agree_with_torchs_counter(attention: str, rank: int, branches:
     spent = counted(lambda: model(source, torch.tensor([500.0]), texts, None if memories else source, contexts, memories))
     assert spent == pytest.approx(step_flops(shape, model.modes, tokens, branches).total, rel=0.02)
     condition = random_condition(3, frames=5)
-    alive = int(condition.source.valid.any(1).sum())
     spent = counted(lambda: conditioner(draw(2, 1, 5, 12, 16, 48), condition))
-    assert spent == pytest.approx(conditioner_flops(shape, grid, alive).total, rel=0.02)
+    assert spent == pytest.approx(conditioner_flops(shape, grid, condition.confidence.shape[2]).total, rel=0.02)
 
 
 def test_full_size_numbers_are_the_designs() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from track2view.cameras import apply_move, parse_move
 from track2view.errors import UserError
 from track2view.model import diffusion
-from track2view.model.conditioner import TrackConditioner
+from track2view.model.conditioners.tracks import TrackConditioner, TrackContext
 from track2view.model.diffusion import DiffusionSettings, Track2ViewPipeline, plan_windows
 from track2view.model.dual_view import DualViewModes
 from track2view.model.make import new_model
@@ -71,9 +71,9 @@ def test_memory_modes_and_batching_change_no_pixel(pipe: Track2ViewPipeline, sho
 def test_batched_guidance_differs_by_rounding_alone(pipe: Track2ViewPipeline) -> None:
     source, latents = torch.randn(1, 16, 3, 8, 8), torch.randn(1, 16, 3, 8, 8)
     texts = (torch.randn(1, 512, 32), torch.randn(1, 512, 32))
-    context = torch.randn(2, 1, 3, 4, 4, 48)
+    context = TrackContext(target=torch.randn(1, 3, 4, 4, 48), source=torch.randn(1, 3, 4, 4, 48))
     one, other = (
-        diffusion.velocity_of(pipe.model, source, (context[0], context[1]), texts, batched=batched)(latents, torch.tensor([500.0]), 2)
+        diffusion.velocity_of(pipe.model, source, context, texts, batched=batched)(latents, torch.tensor([500.0]), 2)
         for batched in (False, True)
     )
     for sequential, batched in zip(one, other, strict=True):

@@ -86,6 +86,12 @@ def with_code(folder: Path) -> None:
     edited(folder / "tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.Evil", "evil.Evil"]}, tokenizer_class="Evil")
 
 
+def with_piece(folder: Path, piece: str) -> None:
+    document = json.loads((folder / "tokenizer.json").read_text())
+    document["model"]["vocab"][-1][0] = piece
+    (folder / "tokenizer.json").write_text(json.dumps(document))
+
+
 def header_edited(path: Path, old: bytes, new: bytes) -> None:
     content = path.read_bytes()
     length = struct.unpack("<Q", content[:8])[0]
@@ -112,9 +118,11 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "words for numbers": (lambda to: edited(to / "adapter/track2view.json", width="48"), "track2view.json: .*width"),
     "another type": (lambda to: edited(to / ENCODER / "config.json", d_model="wide"), "text_encoder/config.json: cannot be loaded"),
     "a list": (lambda to: (to / ENCODER / "config.json").write_text("[1]"), "expected an object of fields"),
-    "half a tokenizer": (lambda to: (to / TOKENIZER / "tokenizer.json").write_text('{"model"'), "tokenizer: cannot be loaded"),
+    "half a tokenizer": (lambda to: (to / TOKENIZER / "tokenizer.json").write_text('{"model"'), "tokenizer.json: cannot be read: not JSON"),
     "another's tokens": (lambda to: edited(to / ENCODER / "config.json", vocab_size=10), "text_encoder: cannot be loaded"),
-    "no tokenizer": (lambda to: shutil.rmtree(to / TOKENIZER), "tokenizer: cannot be loaded"),
+    "no tokenizer": (lambda to: shutil.rmtree(to / TOKENIZER), "tokenizer_config.json: cannot be read"),
+    "extra tokens": (lambda to: edited(to / TOKENIZER / "tokenizer_config.json", extra_ids=10**9), "extra_ids: expected at most"),
+    "a long piece": (lambda to: with_piece(to / TOKENIZER, "A" * 300_000), "has a piece of 300000 letters"),
     "code": (lambda to: with_code(to / TOKENIZER), "tokenizer: cannot be loaded"),
     "kernels": (lambda to: edited(to / ENCODER / "config.json", attn_implementation="evil/kernels"), "names code elsewhere"),
     "pickles": (lambda to: pickled(to / ENCODER), "pytorch_model.bin, a pickle"),

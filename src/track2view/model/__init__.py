@@ -1,6 +1,7 @@
 """The dual-view model: paired tracks condition a Wan video transformer (design section 5)."""
 
-from track2view.model.conditioner import TrackCondition, TrackConditioner, ViewCondition, sample_tracks, scatter_tracks
+from track2view.model.conditioners.bilinear import sample_tracks, scatter_tracks
+from track2view.model.conditioners.tracks import TrackCondition, TrackConditioner, ViewCondition
 from track2view.model.diffusion import DiffusionSettings, Track2ViewPipeline
 from track2view.model.dual_view import DualViewModel, DualViewModes
 from track2view.model.latents import LatentGrid, decode, encode

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from track2view.errors import UserError
 from track2view.files import atomic_path, read_record, write_record
-from track2view.model.conditioner import TrackConditioner
+from track2view.model.conditioners import CONDITIONERS
 from track2view.model.dual_view import DualViewModel, DualViewModes
 from track2view.model.folders import OFFLINE, check_report, check_weights, loaded, outlined, read_config
 
@@ -70,6 +70,7 @@ class AdapterRecord:
     Attributes:
         base: name of the base it was trained on.
         width: of that base.
+        conditioner: the class of its conditioner.
         modes: how views meet.
         queries: where tracks start; inference follows it.
         lora_rank, lora_alpha: rank 0 is no LoRA.
@@ -78,6 +79,7 @@ class AdapterRecord:
 
     base: str
     width: int
+    conditioner: str = "TrackConditioner"
     modes: DualViewModes = field(default_factory=DualViewModes)
     queries: QueryPlan = field(default_factory=QueryPlan)
     lora_rank: int = 64
@@ -90,6 +92,8 @@ class AdapterRecord:
         for name in ("base", "recipe"):
             if not isinstance(getattr(self, name), str):
                 raise UserError(f"{name}: expected text, got {getattr(self, name)!r}")
+        if self.conditioner not in CONDITIONERS:
+            raise UserError(f"conditioner: expected one of {', '.join(CONDITIONERS)}, got {self.conditioner!r:.60}")
         _check_whole("width", self.width, 1, MOST_WIDTH)
         _check_whole("lora_rank", self.lora_rank, 0, MOST_RANK)
         _check_whole("lora_alpha", self.lora_alpha, 0, MOST_WIDTH)
@@ -172,7 +176,7 @@ def load_adapter(
     width = transformer.config["num_attention_heads"] * transformer.config["attention_head_dim"]
     if record.width != width:
         raise UserError(f"{folder}: was made for a base of width {record.width} ({record.base}), this base has {width}")
-    conditioner = _whole(TrackConditioner, folder / "conditioner", torch.float32)
+    conditioner = _whole(CONDITIONERS[record.conditioner], folder / "conditioner", torch.float32)
     if record.lora_rank:
         add_lora(transformer, record.lora_rank, record.lora_alpha)
         _fill_lora(transformer, folder / "lora" / LORA_FILE)

@@ -6,7 +6,7 @@ from typing import Literal
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 
 from track2view.errors import UserError
-from track2view.model.conditioner import TrackConditioner
+from track2view.model.conditioners import Conditioner
 from track2view.model.dual_view import DualViewModes
 from track2view.model.latents import LatentGrid
 from track2view.model.text import MAX_TOKENS
@@ -37,7 +37,7 @@ class Shape:
     lora_rank: int = 0
 
     @staticmethod
-    def of(transformer: WanTransformer3DModel, conditioner: TrackConditioner, lora_rank: int = 0) -> "Shape":
+    def of(transformer: WanTransformer3DModel, conditioner: Conditioner, lora_rank: int = 0) -> "Shape":
         """Read off the configurations; ``lora_rank`` where LoRA layers run beside the weights they adapt.
 
         Raises:
@@ -124,8 +124,8 @@ def step_flops(shape: Shape, modes: DualViewModes, tokens: int, branches: int = 
 
 def remember_flops(shape: Shape, tokens: int, branches: int = 2) -> Flops:
     """The source's pass through all blocks, once per clip, camera and text."""
-    once = block_flops(shape, tokens, tokens) * shape.blocks + text_flops(shape)
-    ends = 2 * tokens * shape.patch_values * shape.width + shape.blocks * _text_keys(shape)
+    once = block_flops(shape, tokens, tokens) * (shape.blocks - 1) + block_flops(shape, 0, tokens) + text_flops(shape)
+    ends = 2 * tokens * shape.patch_values * shape.width + (shape.blocks - 1) * _text_keys(shape)
     return (once + Flops(attention=0.0, linear=ends)) * branches
 
 
@@ -135,6 +135,7 @@ def conditioner_flops(shape: Shape, grid: tuple[int, int, int], tracks: int) -> 
     per_point = 2 * 4 * shape.conditioner_bands * width + 16 * width**2
     per_point += shape.conditioner_layers * 24 * width**2
     per_point += 2 * (2 * 2 * shape.conditioner_bands * width + 2 * width**2)
+    per_point += 3 * 2 * grid[1] * grid[2] * width
     projections = 3 * 2 * tokens * shape.width * width
     attention = shape.conditioner_layers * 4 * frames * width
     return Flops(attention=float(tracks * frames * attention), linear=float(tracks * frames * per_point + projections))

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from track2view.errors import UserError
 from track2view.model.checkpoint import AdapterRecord, load_adapter, load_transformer, load_vae, save_adapter
-from track2view.model.conditioner import TrackCondition, ViewCondition
+from track2view.model.conditioners.protocol import Conditioning
+from track2view.model.conditioners.tracks import TrackCondition, ViewCondition
 from track2view.model.cost import MEMORY_MODES, MemoryMode, Shape, memory_needed
-from track2view.model.dual_view import Contexts, DualViewModel, Memory, attention_backends
+from track2view.model.dual_view import DualViewModel, Memory, attention_backends
 from track2view.model.latents import FRAME_STRIDE, LatentGrid, decode, encode
 from track2view.model.sampling import SOLVERS, Guidance, Velocity, denoise, noise_like, shifted_sigmas
 from track2view.model.text import NEGATIVE_PROMPT, PromptCache, encoder_parameters, load_text_encoder
@@ -207,8 +208,8 @@ class Track2ViewPipeline:
         self._onto_device(settings.memory)
         dtype = self.model.transformer.dtype
         source = source.to(self.device, dtype)
-        contexts = self.model.condition(source, condition.to(self.device))
-        velocity = velocity_of(self.model, source, contexts, texts, batched=settings.batched)
+        conditioning = self.model.condition(source, condition.to(self.device))
+        velocity = velocity_of(self.model, source, conditioning, texts, batched=settings.batched)
         noise = noise_like(tuple(source.shape), settings.seed).to(self.device)
         latents = denoise(
             velocity,
@@ -296,7 +297,7 @@ def plan_windows(frames: int, settings: DiffusionSettings) -> list[range]:
 def velocity_of(
     model: DualViewModel,
     source: Float[Tensor, "B C F Y X"],
-    contexts: Contexts,
+    conditioning: Conditioning,
     texts: tuple[Float[Tensor, "B L E"], ...],
     *,
     batched: bool,
@@ -304,20 +305,25 @@ def velocity_of(
     """The model as the sampler calls it; a source that can be remembered is, once per text."""
     dtype, memories = source.dtype, None
     if model.modes.attention == "cached-source":
-        memories = [model.remember(source, text, contexts) for text in texts]
+        memories = [model.remember(source, text, conditioning) for text in texts]
     if not batched:
 
         def velocity(latents: Tensor, timestep: Tensor, branches: int) -> tuple[Tensor, ...]:
             kept = None if memories is None else memories[:branches]
-            return model(latents.to(dtype), timestep, texts[:branches], source if memories is None else None, contexts, kept)
+            return model(latents.to(dtype), timestep, texts[:branches], source if memories is None else None, conditioning, kept)
 
         return velocity
 
     def velocity_at_once(latents: Tensor, timestep: Tensor, branches: int) -> tuple[Tensor, ...]:
-        twice = [torch.cat([each] * branches) for each in (latents.to(dtype), timestep, source, *contexts)]
+        twice = [torch.cat([each] * branches) for each in (latents.to(dtype), timestep, source)]
         kept = None if memories is None else [_joined(memories[:branches])]
         both = model(
-            twice[0], twice[1], (torch.cat(texts[:branches]),), twice[2] if memories is None else None, (twice[3], twice[4]), kept
+            twice[0],
+            twice[1],
+            (torch.cat(texts[:branches]),),
+            twice[2] if memories is None else None,
+            conditioning.repeated(branches),
+            kept,
         )[0]
         return tuple(both.chunk(branches))
 

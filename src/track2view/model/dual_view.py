@@ -3,10 +3,11 @@
 Shapes: B clips, C latent channels, F latent frames, Y X latent rows and columns, D model width, S tokens of one view.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from diffusers.hooks.group_offloading import apply_group_offloading
@@ -18,14 +19,13 @@ from torch.nn.attention import SDPBackend
 from torch.utils.checkpoint import checkpoint
 
 from track2view.errors import UserError
-from track2view.model.conditioner import TrackCondition, TrackConditioner
+from track2view.model.conditioners.protocol import AroundAttention, Conditioner, Conditioning, Views
 
 MAX_SCORES_BYTES = 16e9
 CUDNN_CAPABILITY = (9, 0)
 
 Rotary = tuple[Tensor, Tensor]
-Memory = tuple[Float[Tensor, "B S heads e"], Float[Tensor, "B S heads e"]]
-Contexts = tuple[Float[Tensor, "B F h w D"], Float[Tensor, "B F h w D"]]
+Memory = tuple[Float[Tensor, "B K heads e"], Float[Tensor, "B K heads e"]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,54 +52,92 @@ class DualViewModes:
 
 
 class DualViewBlock(nn.Module):
-    """One unmodified diffusers `WanTransformerBlock`, run over one or two views with a modulation each, and keys from memory if given."""
+    """One unmodified diffusers `WanTransformerBlock`, run over one or two views with a modulation each.
 
-    def __init__(self, block: WanTransformerBlock) -> None:
+    Args:
+        block: the base's.
+        attention: see :class:`DualViewModes`.
+    """
+
+    def __init__(self, block: WanTransformerBlock, attention: Literal["joint", "cached-source"]) -> None:
         super().__init__()
-        self.block = block
+        self.block, self.attention = block, attention
+        self.gradient_checkpointing = False
 
     def forward(
         self,
-        views: tuple[Tensor, ...],
-        texts: tuple[Tensor, ...],
-        modulations: tuple[Tensor, ...],
-        rotaries: tuple[Rotary, ...],
+        views: Views,
+        texts: tuple[Float[Tensor, "B L D"], ...],
+        modulations: Views,
+        rotaries: Views,
+        *,
         memory: Memory | None = None,
-        asking: int | None = None,
-    ) -> tuple[tuple[tuple[Tensor, ...], ...], Memory]:
-        """Views after the block, once per text (self-attention is computed once for all), and the views' keys and values.
+        around: AroundAttention | None = None,
+        asking: tuple[bool, bool] = (True, True),
+    ) -> tuple[tuple[Views, ...], Views]:
+        """Views after the block, once per text (self-attention is computed once for all), and their keys and values.
 
         Args:
             views: tokens, (B, S, D) each.
-            texts: embedded prompts of the guidance branches, (B, L, D) each.
+            texts: embedded prompts of the guidance branches.
             modulations: of each view, (B, 6, D).
             rotaries: of each view.
-            memory: keys and values of tokens that are seen but do not ask.
-            asking: how many of the views ask and go on; the others are only seen. All by default.
+            memory: the source's keys and values, in place of the source.
+            around: what the conditioner does about self-attention.
+            asking: whether target and source ask and go on; one that does not is only seen.
         """
+        given = (views, texts, modulations, rotaries, memory, around, asking)
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return checkpoint(self._through, *given, use_reentrant=False)
+        return self._through(*given)
+
+    def _through(
+        self,
+        views: Views,
+        texts: tuple[Tensor, ...],
+        modulations: Views,
+        rotaries: Views,
+        memory: Memory | None,
+        around: AroundAttention | None,
+        asking: tuple[bool, bool],
+    ) -> tuple[tuple[Views, ...], Views]:
         block = self.block
-        asking = len(views) if asking is None else asking
-        parts = [(block.scale_shift_table + each.float()).chunk(6, dim=1) for each in modulations]
-        normed = [
-            (block.norm1(view.float()) * (1 + scale) + shift).type_as(view) for view, (shift, scale, *_) in zip(views, parts, strict=True)
-        ]
-        attended, remembered = _attend(block.attn1, normed, rotaries, memory, asking)
-        out = []
-        for text in texts:
-            after = []
-            for view, attention, (_, _, gate, shift, scale, feed_gate) in zip(views[:asking], attended, parts[:asking], strict=True):
-                tokens = (view.float() + attention * gate).type_as(view)
-                tokens = tokens + block.attn2(block.norm2(tokens.float()).type_as(tokens), text, None, None)
-                fed = block.ffn((block.norm3(tokens.float()) * (1 + scale) + shift).type_as(tokens))
-                after.append((tokens.float() + fed.float() * feed_gate).type_as(tokens))
-            out.append(tuple(after))
-        return tuple(out), remembered
+        parts = modulations.map(lambda each: (block.scale_shift_table + each.float()).chunk(6, dim=1))
+        read = views.map(lambda view, part: (block.norm1(view.float()) * (1 + part[1]) + part[0]).type_as(view), parts)
+        read = read if around is None else around.reads(read)
+        known = read.map(lambda view, rotary: _keys_and_values(block.attn1, view, rotary), rotaries)
+        asked = Views(*(view if asks else None for view, asks in zip(read, asking, strict=True)))
+        attended = asked.map(lambda view, rotary, seen: _attend(block.attn1, view, rotary, seen), rotaries, self._seen(known, memory))
+        attended = attended if around is None else around.gives(read, attended)
+
+        def finished(view: Tensor, attention: Tensor, part: tuple[Tensor, ...], text: Tensor) -> Tensor:
+            _, _, gate, shift, scale, feed_gate = part
+            tokens = (view.float() + attention * gate).type_as(view)
+            tokens = tokens + block.attn2(block.norm2(tokens.float()).type_as(tokens), text, None, None)
+            fed = block.ffn((block.norm3(tokens.float()) * (1 + scale) + shift).type_as(tokens))
+            return (tokens.float() + fed.float() * feed_gate).type_as(tokens)
+
+        out = tuple(
+            attended.map(lambda attention, view, part: finished(view, attention, part, text), views, parts)  # noqa: B023
+            for text in texts
+        )
+        return out, known
+
+    def _seen(self, known: Views, memory: Memory | None) -> Views:
+        """The keys and values that each view sees."""
+        source = known.source if memory is None else memory
+        everything = [each for each in (known.target, source) if each is not None]
+        both = everything[0] if len(everything) == 1 else tuple(torch.cat(pair, dim=1) for pair in zip(*everything, strict=True))
+        return Views(target=both, source=both if self.attention == "joint" else source)
 
 
 class DualViewModel(nn.Module):
-    """A Wan transformer and a track conditioner as one module; what DDP, FSDP2, compile, checkpointing and offload wrap.
+    """A Wan transformer and a conditioner as one module; what DDP, FSDP2, compile, checkpointing and offload wrap.
 
-    With one view it equals the transformer bit for bit; with a fresh (zero) conditioner it equals itself without tracks.
+    With one view it equals the transformer bit for bit; with a fresh (zero) conditioner it equals itself without one.
+
+    The transformer's parts are children of this module, each of its blocks inside a :class:`DualViewBlock`; the transformer
+    itself is kept beside them (:attr:`transformer`), so that every tensor has one place and one name.
 
     Args:
         transformer: a text-to-video Wan model, used as it is.
@@ -110,17 +148,30 @@ class DualViewModel(nn.Module):
         UserError: a transformer that is not text-to-video, or a conditioner of another width.
     """
 
-    def __init__(self, transformer: WanTransformer3DModel, conditioner: TrackConditioner, modes: DualViewModes | None = None) -> None:
+    _no_split_modules: ClassVar = ["DualViewBlock"]
+
+    def __init__(self, transformer: WanTransformer3DModel, conditioner: Conditioner, modes: DualViewModes | None = None) -> None:
         super().__init__()
         width = transformer.config["num_attention_heads"] * transformer.config["attention_head_dim"]
         if conditioner.config["token_width"] != width:
             raise UserError(f"the adapter was made for a base of width {conditioner.config['token_width']}, this base has {width}")
         if transformer.config["in_channels"] != transformer.config["out_channels"] or transformer.config["image_dim"] is not None:
             raise UserError("the base is not a Wan text-to-video model (it takes images or masks beside latents)")
-        self.transformer, self.conditioner, self.modes = transformer, conditioner, modes or DualViewModes()
-        self.blocks = nn.ModuleList(DualViewBlock(cast(WanTransformerBlock, block)) for block in transformer.blocks)
+        self._transformer = (transformer,)
+        self.conditioner, self.modes = conditioner, modes or DualViewModes()
+        self.rope, self.patch_embedding, self.condition_embedder = (
+            transformer.rope,
+            transformer.patch_embedding,
+            transformer.condition_embedder,
+        )
+        self.blocks = nn.ModuleList(DualViewBlock(cast(WanTransformerBlock, block), self.modes.attention) for block in transformer.blocks)
+        self.norm_out, self.proj_out, self.scale_shift_table = transformer.norm_out, transformer.proj_out, transformer.scale_shift_table
         self.view_embedding = nn.Parameter(torch.zeros(2, width)) if self.modes.rope == "synchronised" else None
-        self.gradient_checkpointing = False
+
+    @property
+    def transformer(self) -> WanTransformer3DModel:
+        """The base, sharing its modules with this model."""
+        return self._transformer[0]
 
     def forward(
         self,
@@ -128,7 +179,7 @@ class DualViewModel(nn.Module):
         timestep: Float[Tensor, "B"],
         texts: tuple[Float[Tensor, "B L E"], ...],
         source: Float[Tensor, "B C F Y X"] | None = None,
-        contexts: Contexts | TrackCondition | None = None,
+        condition: Any = None,
         memories: list[list[Memory]] | None = None,
     ) -> tuple[Float[Tensor, "B C F Y X"], ...]:
         """Velocity of the noisy target latents, once per text.
@@ -137,60 +188,66 @@ class DualViewModel(nn.Module):
             target: latents at ``timestep`` (0…1000).
             texts: encoder states of each guidance branch's prompt.
             source: clean latents; None for the base model alone.
-            contexts: from :meth:`condition`, once for all steps; or the tracks themselves, as in training, where the conditioner
-                must run inside what DDP wraps; None for no tracks.
-            memories: per text, from :meth:`remember`: they stand in place of ``source`` where the modes cache it; computed
-                from it where not given.
+            condition: from :meth:`condition`, once for all steps; or what the conditioner reads, as in training, where it must
+                run inside what DDP wraps; None for the views alone.
+            memories: per text, from :meth:`remember`, in place of ``source`` where the modes cache it.
 
         Raises:
-            ValueError: memories where the modes do not cache.
+            ValueError: memories where the modes do not cache, or nothing to read a condition with.
             UserError: attention that would need tens of gigabytes because no fast kernel takes it.
         """
         if memories is not None and self.modes.attention == "joint":
             raise ValueError('memories stand for a source that never changes; with attention "joint" it changes: give source instead')
-        if isinstance(contexts, TrackCondition):
+        if condition is not None and not isinstance(condition, Conditioning):
             if source is None:
-                raise ValueError("tracks are followed through a source: give it, or contexts made from it")
-            contexts = self.condition(source, contexts)
-        model = self.transformer
-        grid = self._grid(target)
-        rotaries = self._rotaries(target)
-        temb, modulation, _, _ = model.condition_embedder(timestep, texts[0], None)
-        modulations = [modulation.unflatten(1, (6, -1))]
-        embedded = tuple(model.condition_embedder.text_embedder(text) for text in texts)
+                raise ValueError("a condition is read through a source: give it, or what condition() made with it")
+            condition = self.condition(source, condition)
+        grid, rotaries = self._grid(target), self._rotaries(target)
+        temb, modulation, _, _ = self.condition_embedder(timestep, texts[0], None)
+        modulations = Views(target=modulation.unflatten(1, (6, -1)))
+        embedded = tuple(self.condition_embedder.text_embedder(text) for text in texts)
         alone = source is None and memories is None
-        views = [self._tokens(target) if alone else self._marked(target, contexts, 0)]
-        if source is not None and self.modes.attention == "cached-source":
-            memories = memories or [self.remember(source, text, contexts) for text in texts]
-        elif source is not None:
-            views.append(self._marked(source, contexts, 1))
-            modulations.append(modulations[0] if self.modes.timestep == "shared" else self._clean_modulation(timestep, texts[0]))
-        states = self._through_blocks(tuple(views), embedded, tuple(modulations), rotaries[: len(views)], memories)
+        views = Views(target=self._tokens(target) if alone else self._marked(target, 0))
+        if source is not None and memories is None:
+            clean = modulations.target if self.modes.timestep == "shared" else self._clean_modulation(timestep, texts[0])
+            views, modulations = views._replace(source=self._marked(source, 1)), modulations._replace(source=clean)
+        self._refuse_costly_attention(views.target, keys=(1 if alone else 2) * views.target.shape[1])
+        states = self._through_blocks(views, embedded, modulations, rotaries, condition, memories)
         return tuple(self._velocity(state, temb, grid) for state in states)
 
-    def condition(self, source: Float[Tensor, "B C F Y X"], condition: TrackCondition) -> Contexts:
-        """The conditioner's context for target and source; constant over steps and guidance branches."""
-        tokens = self._tokens(source).unflatten(1, self._grid(source)).to(self.conditioner.dtype)
-        for_source, for_target = self.conditioner(tokens, condition)
-        return for_target, for_source
+    def condition(self, source: Float[Tensor, "B C F Y X"], given: Any) -> Conditioning:
+        """What the conditioner has to say; constant over steps and guidance branches."""
+        return self.conditioner(self._tokens(source).unflatten(1, self._grid(source)), given)
 
-    def remember(self, source: Float[Tensor, "B C F Y X"], text: Float[Tensor, "B L E"], contexts: Contexts | None = None) -> list[Memory]:
+    def remember(
+        self, source: Float[Tensor, "B C F Y X"], text: Float[Tensor, "B L E"], condition: Conditioning | None = None
+    ) -> list[Memory]:
         """Keys and values of the source in every block, for ``attention="cached-source"``: once per clip, camera and text."""
-        modulation = self._clean_modulation(torch.zeros(len(source), device=source.device), text)
-        embedded = self.transformer.condition_embedder.text_embedder(text)
-        view, rotary, memory = self._marked(source, contexts, 1), self._rotaries(source)[1], []
-        for block in self.blocks:
-            ((view,),), kept = self._run(block, (view,), (embedded,), (modulation,), (rotary,), None, None)
-            memory.append(kept)
+        modulations = Views(source=self._clean_modulation(torch.zeros(len(source), device=source.device), text))
+        embedded = self.condition_embedder.text_embedder(text)
+        views, rotaries, memory = Views(source=self._marked(source, 1)), self._rotaries(source), []
+        self._refuse_costly_attention(views.source, keys=views.source.shape[1])
+        for index, block in enumerate(self.blocks):
+            views, around = _conditioned(condition, index, views)
+            (views,), known = block(views, (embedded,), modulations, rotaries, around=around, asking=(False, index < len(self.blocks) - 1))
+            memory.append(known.source)
         return memory
+
+    def enable_gradient_checkpointing(self, enabled: bool = True) -> None:
+        """Keep only what enters each block and each part of the conditioner, and compute the rest again for gradients."""
+        for block in cast("Iterable[DualViewBlock]", self.blocks):
+            block.gradient_checkpointing = enabled
+        if enabled:
+            self.conditioner.enable_gradient_checkpointing()
+        else:
+            self.conditioner.disable_gradient_checkpointing()
 
     def offload_blocks(self, device: torch.device | str, folder: Path | None = None) -> None:
         """Keep blocks in the computer's memory (or in files in ``folder``), and bring each to ``device`` when its turn comes."""
-        for name, part in self.transformer.named_children():
+        for name, part in self.named_children():
             if name != "blocks":
-                part.to(device)
-        nn.Module.to(self.conditioner, device)
-        for parameter in (self.transformer.scale_shift_table, self.view_embedding):
+                nn.Module.to(part, device)
+        for parameter in (self.scale_shift_table, self.view_embedding):
             if parameter is not None:
                 parameter.data = parameter.data.to(device)
         holder = nn.Module()
@@ -204,41 +261,39 @@ class DualViewModel(nn.Module):
         )
 
     def compile_blocks(self, backend: str = "inductor") -> None:
-        """``torch.compile`` every block in place: one graph serves all, for they have the same shapes."""
+        """``torch.compile`` every block in place: one whole graph serves all, for they have the same shapes."""
         for block in self.blocks:
-            block.compile(backend=backend)
+            block.compile(backend=backend, fullgraph=True)
 
     def _through_blocks(
         self,
-        views: tuple[Tensor, ...],
+        views: Views,
         texts: tuple[Tensor, ...],
-        modulations: tuple[Tensor, ...],
-        rotaries: tuple[Rotary, ...],
+        modulations: Views,
+        rotaries: Views,
+        condition: Conditioning | None,
         memories: list[list[Memory]] | None,
     ) -> list[Tensor]:
         """Target tokens after all blocks, per text. What does not differ between texts is computed once; the last block
         leaves out what nobody reads: the source's own queries."""
-        last = len(self.blocks) - 1
         states = [views]
         for index, block in enumerate(self.blocks):
-            asking = 1 if index == last else None
-            shared = index == 0 and memories is None
-            if shared:
-                out, _ = self._run(block, views, texts, modulations, rotaries, None, asking)
-                states = list(out)
-                continue
-            before = states * len(texts) if len(states) == 1 else states
+            asking = (True, index < len(self.blocks) - 1)
+            shared = len(states) == 1 and memories is None
+            branches = (
+                [(states[0], texts, None)]
+                if shared
+                else [
+                    (states[0] if len(states) == 1 else states[branch], (text,), None if memories is None else memories[branch][index])
+                    for branch, text in enumerate(texts)
+                ]
+            )
             states = []
-            for branch, (state, text) in enumerate(zip(before, texts, strict=True)):
-                memory = None if memories is None else memories[branch][index]
-                out, _ = self._run(block, state, (text,), modulations, rotaries, memory, asking)
-                states.append(out[0])
-        return [state[0] for state in states]
-
-    def _run(self, block: nn.Module, *given: object) -> tuple[tuple[tuple[Tensor, ...], ...], Memory]:
-        if self.gradient_checkpointing and torch.is_grad_enabled():
-            return checkpoint(block, *given, use_reentrant=False)
-        return block(*given)
+            for before, prompts, memory in branches:
+                tokens, around = _conditioned(condition, index, before)
+                out, _ = block(tokens, prompts, modulations, rotaries, memory=memory, around=around, asking=asking)
+                states.extend(out)
+        return [state.target for state in states]
 
     def _grid(self, latents: Float[Tensor, "B C F Y X"]) -> tuple[int, int, int]:
         frames, height, width = (
@@ -247,83 +302,79 @@ class DualViewModel(nn.Module):
         return frames, height, width
 
     def _tokens(self, latents: Float[Tensor, "B C F Y X"]) -> Float[Tensor, "B S D"]:
-        return self.transformer.patch_embedding(latents).flatten(2).transpose(1, 2).contiguous()
+        return self.patch_embedding(latents).flatten(2).transpose(1, 2).contiguous()
 
-    def _rotaries(self, latents: Float[Tensor, "B C F Y X"]) -> tuple[Rotary, Rotary]:
-        """Of the target and of the source."""
+    def _rotaries(self, latents: Float[Tensor, "B C F Y X"]) -> Views:
         batch, channels, frames, height, width = latents.shape
         sequential = self.modes.rope == "sequential"
         shape = (batch, channels, 2 * frames if sequential else frames, height, width)
-        cos, sin = self.transformer.rope(torch.empty(shape, device="meta"))
-        half = cos.shape[1] // 2
+        cos, sin = self.rope(torch.empty(shape, device="meta"))
         if not sequential:
-            return (cos, sin), (cos, sin)
-        return (cos[:, :half], sin[:, :half]), (cos[:, half:], sin[:, half:])
+            return Views(target=(cos, sin), source=(cos, sin))
+        half = cos.shape[1] // 2
+        return Views(target=(cos[:, :half], sin[:, :half]), source=(cos[:, half:], sin[:, half:]))
 
     def _clean_modulation(self, timestep: Float[Tensor, "B"], text: Float[Tensor, "B L E"]) -> Float[Tensor, "B 6 D"]:
-        _, modulation, _, _ = self.transformer.condition_embedder(torch.zeros_like(timestep), text, None)
+        _, modulation, _, _ = self.condition_embedder(torch.zeros_like(timestep), text, None)
         return modulation.unflatten(1, (6, -1))
 
-    def _marked(self, latents: Float[Tensor, "B C F Y X"], contexts: Contexts | None, view: int) -> Float[Tensor, "B S D"]:
-        """Tokens of the target (0) or the source (1) with their context and, in synchronised positions, the mark of their view."""
+    def _marked(self, latents: Float[Tensor, "B C F Y X"], view: int) -> Float[Tensor, "B S D"]:
+        """Tokens of the target (0) or the source (1), in synchronised positions with the mark of their view."""
         tokens = self._tokens(latents)
-        if contexts is not None:
-            tokens = tokens + contexts[view].flatten(1, 3).to(tokens.dtype)
-        if self.view_embedding is not None:
-            tokens = tokens + self.view_embedding[view].to(tokens.dtype)
-        return tokens
+        return tokens if self.view_embedding is None else tokens + self.view_embedding[view].to(tokens.dtype)
+
+    def _refuse_costly_attention(self, tokens: Float[Tensor, "B S D"], keys: int) -> None:
+        """Before any block runs: scores of all pairs are only ever held at once where torch falls back to plain mathematics."""
+        device, heads = tokens.device.type, self.transformer.config["num_attention_heads"]
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tokens.dtype
+        needed = 2 * len(tokens) * heads * tokens.shape[1] * keys * dtype.itemsize
+        if needed <= MAX_SCORES_BYTES:
+            return
+        asked = tokens.new_empty(1, heads, 1, tokens.shape[2] // heads, dtype=dtype).requires_grad_(torch.is_grad_enabled())
+        if torch._fused_sdp_choice(asked, asked, asked) == SDPBackend.MATH.value:
+            raise UserError(
+                f"attention over {keys} tokens needs {needed / 1e9:.0f} GB here, because no fast kernel takes "
+                f"{str(dtype).removeprefix('torch.')} on {device}: use --dtype bfloat16, a smaller --size or fewer --frames"
+            )
 
     def _velocity(self, tokens: Float[Tensor, "B S D"], temb: Float[Tensor, "B D"], grid: tuple[int, int, int]) -> Tensor:
-        model = self.transformer
-        shift, scale = (model.scale_shift_table + temb.unsqueeze(1)).chunk(2, dim=1)
-        tokens = model.proj_out((model.norm_out(tokens.float()) * (1 + scale) + shift).type_as(tokens))
-        patches = tokens.reshape(len(tokens), *grid, *model.config["patch_size"], -1).permute(0, 7, 1, 4, 2, 5, 3, 6)
+        shift, scale = (self.scale_shift_table + temb.unsqueeze(1)).chunk(2, dim=1)
+        tokens = self.proj_out((self.norm_out(tokens.float()) * (1 + scale) + shift).type_as(tokens))
+        patches = tokens.reshape(len(tokens), *grid, *self.transformer.config["patch_size"], -1).permute(0, 7, 1, 4, 2, 5, 3, 6)
         return patches.flatten(6, 7).flatten(4, 5).flatten(2, 3)
 
 
-def attention_backends(device: str, dtype: torch.dtype = torch.bfloat16) -> list[str]:
-    """Diffusers' names of exact attention kernels that take ``dtype``, the fastest first (by their makers' word, until measured)."""
-    if device != "cuda" or dtype == torch.float32:
+def attention_backends(device: torch.device | str, dtype: torch.dtype = torch.bfloat16, *, training: bool = False) -> list[str]:
+    """Diffusers' names of exact attention kernels that take ``dtype``, the fastest first (by their makers' word, until measured).
+
+    Args:
+        training: leave out kernels without a backward.
+    """
+    if torch.device(device).type != "cuda" or dtype == torch.float32:
         return ["native"]
-    found = ["_flash_3"] if find_spec("flash_attn_interface") else []
-    found += ["_native_cudnn"] if torch.cuda.get_device_capability() >= CUDNN_CAPABILITY else []
+    found = ["_flash_3"] if find_spec("flash_attn_interface") and not training else []
+    found += ["_native_cudnn"] if torch.cuda.get_device_capability(device) >= CUDNN_CAPABILITY else []
     return [*found, *(["flash"] if find_spec("flash_attn") else []), "native"]
 
 
-def _attend(
-    attention: WanAttention, normed: list[Tensor], rotaries: tuple[Rotary, ...], memory: Memory | None, asking: int
-) -> tuple[list[Tensor], Memory]:
-    """Self-attention over all views and the memory, as diffusers' processor computes it, for the first ``asking`` views."""
-    everything = torch.cat(normed, dim=1) if len(normed) > 1 else normed[0]
-    cos, sin = (torch.cat([rotary[part] for rotary in rotaries], dim=1) for part in (0, 1))
-    lengths = [view.shape[1] for view in normed[:asking]]
-    count = sum(lengths)
-    query = attention.norm_q(attention.to_q(everything[:, :count])).unflatten(2, (attention.heads, -1))
-    key = attention.norm_k(attention.to_k(everything)).unflatten(2, (attention.heads, -1))
-    value = attention.to_v(everything).unflatten(2, (attention.heads, -1))
-    query, key = _rotate(query, cos[:, :count], sin[:, :count]), _rotate(key, cos, sin)
-    keys, values = key, value
-    if memory is not None:
-        keys, values = torch.cat([key, memory[0]], dim=1), torch.cat([value, memory[1]], dim=1)
-    _refuse_costly_attention(query, keys)
-    out = dispatch_attention_fn(query, keys, values, backend=attention.processor._attention_backend)  # pyrefly: ignore
-    out = attention.to_out[1](attention.to_out[0](out.flatten(2, 3).type_as(query)))
-    return list(out.split(lengths, dim=1)), (key, value)
+def _conditioned(condition: Conditioning | None, index: int, views: Views) -> tuple[Views, AroundAttention | None]:
+    """A block's tokens, and what happens about its attention."""
+    if condition is None:
+        return views, None
+    return condition.before_block(index, views), condition.around_attention(index)
 
 
-def _refuse_costly_attention(query: Float[Tensor, "B S heads e"], key: Float[Tensor, "B K heads e"]) -> None:
-    """Scores of all pairs are only ever held at once where torch falls back to plain mathematics."""
-    batch, queries, heads, _ = query.shape
-    needed = 2 * batch * heads * queries * key.shape[1] * query.element_size()
-    if needed <= MAX_SCORES_BYTES:
-        return
-    asked, known = query[:, :1].transpose(1, 2), key[:, :1].transpose(1, 2)
-    choice = torch._fused_sdp_choice(asked, known, known)
-    if choice == SDPBackend.MATH.value:
-        raise UserError(
-            f"attention over {key.shape[1]} tokens needs {needed / 1e9:.0f} GB here, because no fast kernel takes "
-            f"{str(query.dtype).removeprefix('torch.')} on {query.device.type}: use --dtype bfloat16, a smaller --size or fewer --frames"
-        )
+def _keys_and_values(attention: WanAttention, tokens: Float[Tensor, "B S D"], rotary: Rotary) -> Memory:
+    """What a view shows to others in self-attention, as diffusers' processor computes it."""
+    key = attention.norm_k(attention.to_k(tokens)).unflatten(2, (attention.heads, -1))
+    return _rotate(key, *rotary), attention.to_v(tokens).unflatten(2, (attention.heads, -1))
+
+
+def _attend(attention: WanAttention, tokens: Float[Tensor, "B S D"], rotary: Rotary, seen: Memory) -> Float[Tensor, "B S D"]:
+    """Self-attention of one view to what it sees, as diffusers' processor computes it."""
+    query = _rotate(attention.norm_q(attention.to_q(tokens)).unflatten(2, (attention.heads, -1)), *rotary)
+    out = dispatch_attention_fn(query, *seen, backend=attention.processor._attention_backend)  # pyrefly: ignore
+    return attention.to_out[1](attention.to_out[0](out.flatten(2, 3).type_as(query)))
 
 
 def _rotate(states: Float[Tensor, "B S heads e"], cos: Tensor, sin: Tensor) -> Float[Tensor, "B S heads e"]:

@@ -6,7 +6,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 
 from track2view.model.checkpoint import AdapterRecord, check_base
-from track2view.model.conditioner import TrackConditioner
+from track2view.model.conditioners import CONDITIONERS, Conditioner
 from track2view.model.cost import MEMORY_MODES, Flops, Shape, conditioner_flops, memory_needed, remember_flops, step_flops, video_flops
 from track2view.model.folders import outlined
 from track2view.model.latents import LatentGrid
@@ -31,11 +31,11 @@ def describe(base: Path, adapter: Path, *, frames: int, size: Size, steps: int, 
     check_base(base)
     record = AdapterRecord.load(adapter / "track2view.json")
     transformer = outlined(base / "transformer", WanTransformer3DModel.from_config)
-    conditioner = outlined(adapter / "conditioner", TrackConditioner.from_config)
+    conditioner = outlined(adapter / "conditioner", CONDITIONERS[record.conditioner].from_config)
     vae = outlined(base / "vae", AutoencoderKLWan.from_config)
     parameters_of_encoder = encoder_parameters(base)
     assert isinstance(transformer, WanTransformer3DModel)
-    assert isinstance(conditioner, TrackConditioner)
+    assert isinstance(conditioner, Conditioner)
     assert isinstance(vae, AutoencoderKLWan)
     shape, grid = Shape.of(transformer, conditioner, record.lora_rank), LatentGrid(frames=frames, size=size)
     tokens = grid.token_grid[0] * grid.token_grid[1] * grid.token_grid[2]

@@ -15,7 +15,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import T5TokenizerFast, UMT5Config, UMT5EncoderModel  # pyrefly: ignore
 
 from track2view.model.checkpoint import AdapterRecord, add_lora, save_adapter
-from track2view.model.conditioner import TrackConditioner
+from track2view.model.conditioners.tracks import TrackConditioner
 from track2view.model.dual_view import DualViewModel, DualViewModes
 
 CHARACTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,;:!?'\"-()"

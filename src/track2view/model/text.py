@@ -23,12 +23,13 @@ from transformers import (
 )
 
 from track2view.errors import UserError, notice
-from track2view.files import atomic_path
+from track2view.files import atomic_path, read_json
 from track2view.model.folders import OFFLINE, TRUSTING_NOBODY, check_report, check_weights, loaded, outlined
 from track2view.records import Clip
 
 MAX_TOKENS = 512
 HASHED_BYTES = 1 << 20
+MOST_EXTRA_TOKENS, LONGEST_PIECE = 10_000, 1000
 NEGATIVE_PROMPT = "blurry, distorted, static, overexposed, watermark, subtitles, low quality, deformed"
 
 
@@ -73,6 +74,7 @@ def load_text_encoder(base: Path, dtype: torch.dtype, device: torch.device | str
     """
     encoder_parameters(base)
     check_weights(base / "text_encoder", _outlined_encoder(base))
+    _check_tokenizer(base / "tokenizer")
     tokenizer = loaded(lambda: AutoTokenizer.from_pretrained(base / "tokenizer", **TRUSTING_NOBODY), base / "tokenizer")
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         raise UserError(f"{base / 'tokenizer'}: holds a {type(tokenizer).__name__}, not a tokenizer")
@@ -81,6 +83,24 @@ def load_text_encoder(base: Path, dtype: torch.dtype, device: torch.device | str
         raise UserError(f"{base / 'tokenizer'}: has a token {most}, the text encoder knows {encoder.config.vocab_size}")
     nn.Module.to(encoder, device)
     return tokenizer, encoder
+
+
+def _check_tokenizer(folder: Path) -> None:
+    """Refuse what the tokenizers library would never come back from: it makes every extra token that is announced, and builds
+    its tree of pieces, letter by letter, on the stack."""
+    config = read_json(folder / "tokenizer_config.json")
+    extra = config.get("extra_ids", 0) if isinstance(config, dict) else 0
+    if not isinstance(extra, int) or not 0 <= extra <= MOST_EXTRA_TOKENS:
+        raise UserError(f"{folder / 'tokenizer_config.json'}: extra_ids: expected at most {MOST_EXTRA_TOKENS}, got {extra!r:.60}")
+    if not (path := folder / "tokenizer.json").exists():
+        return
+    document = read_json(path)
+    model = document.get("model") if isinstance(document, dict) else None
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    pieces = [each[0] if isinstance(each, list) and each else each for each in vocabulary] if isinstance(vocabulary, list | dict) else []
+    longest = max((len(each) for each in pieces if isinstance(each, str)), default=0)
+    if longest > LONGEST_PIECE:
+        raise UserError(f"{path}: has a piece of {longest} letters; {LONGEST_PIECE} at most are read")
 
 
 def _whole_encoder(base: Path, dtype: torch.dtype) -> UMT5EncoderModel:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
-from track2view.model.conditioner import TrackCondition, ViewCondition
+from track2view.model.conditioners.tracks import TrackCondition, ViewCondition
 
 SHIFT = 5.0
 MAX_DROPPED_FRAMES = 0.5

@@ -1,0 +1,64 @@
+"""What a dual-view model asks of whatever conditions it (design section 5): it knows no conditioner by name."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from diffusers.configuration_utils import ConfigMixin
+from diffusers.models.modeling_utils import ModelMixin
+from jaxtyping import Float
+from torch import Tensor
+
+
+class Views(NamedTuple):
+    """Something of each view; None where a view takes no part. A tuple, so that torch's wrappers find the tensors in it."""
+
+    target: Any = None
+    source: Any = None
+
+    def map(self, function: Callable[..., Any], *others: "Views") -> "Views":
+        """``function`` of each view that takes part, and of what ``others`` hold of it."""
+        return Views(*(None if each is None else function(each, *rest) for each, *rest in zip(self, *others, strict=True)))
+
+
+@runtime_checkable
+class AroundAttention(Protocol):
+    """What a conditioner does about one block's self-attention. Tokens are (B, S, D)."""
+
+    def reads(self, normed: Views) -> Views:
+        """What attention reads, from the normalised and modulated tokens of the views."""
+        ...
+
+    def gives(self, read: Views, attended: Views) -> Views:
+        """What goes on to the gate, from what attention read and made of it."""
+        ...
+
+
+class Conditioning(ABC):
+    """What a conditioner has to say of one batch of clips and cameras; the same at every step and for every prompt.
+
+    By default it says nothing.
+    """
+
+    def before_block(self, index: int, views: Views) -> Views:
+        """Tokens of the views, (B, S, D) each, as block ``index`` shall get them."""
+        return views
+
+    def around_attention(self, index: int) -> AroundAttention | None:
+        """What happens about the self-attention of block ``index``; None for nothing."""
+        return None
+
+    @abstractmethod
+    def repeated(self, times: int) -> "Conditioning":
+        """For a batch that repeats the same clips ``times`` times."""
+
+
+class Conditioner(ModelMixin, ConfigMixin, ABC):
+    """A network from what it reads (paired tracks, poses, a guide) and the clean source's tokens to a :class:`Conditioning`.
+
+    Its config has ``token_width``, the width D of the base that it fits. Weights of single blocks belong to its own tree.
+    """
+
+    @abstractmethod
+    def forward(self, source_tokens: Float[Tensor, "B F h w D"], given: Any) -> Conditioning:
+        """Evaluate once per clip and target camera."""
