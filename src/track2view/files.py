@@ -65,7 +65,7 @@ def read_json(path: Path) -> object:
 
 
 def read_record(path: Path, kind: type[Record], form: str, *, what: str, maker: str) -> Record:
-    """The dataclass that :func:`write_record` wrote, and the dataclasses and tuples in it; every field must be there.
+    """The dataclass that :func:`write_record` wrote, and the dataclasses and tuples in it; fields without a default must be there.
 
     Args:
         form: what the file must say of its format.
@@ -100,12 +100,10 @@ def _built(kind: Any, value: object, name: str) -> Any:
         raise UserError(f"{name}: expected {' or '.join(map(str, get_args(kind)))}, got {value!r:.60}")
     if not is_dataclass(kind):
         return value
-    fields = get_type_hints(kind)
+    kinds = get_type_hints(kind)
     if not isinstance(value, dict):
         raise UserError(f"{name}: expected an object of fields, got {value!r:.60}")
-    if odd := sorted(fields.keys() ^ value.keys()):
-        raise UserError(f"{odd[0]}: {'missing' if odd[0] in fields else 'unknown'}")
-    return kind(**{field: _built(of, value[field], field) for field, of in fields.items()})
+    return kind(**{field: _built(kinds.get(field), each, field) for field, each in value.items()})
 
 
 @contextmanager

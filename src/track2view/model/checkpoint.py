@@ -80,8 +80,8 @@ class AdapterRecord:
     base: str
     width: int
     conditioner: str = "TrackConditioner"
-    modes: DualViewModes = field(default_factory=DualViewModes)
-    queries: QueryPlan = field(default_factory=QueryPlan)
+    modes: DualViewModes
+    queries: QueryPlan
     lora_rank: int = 64
     lora_alpha: int = 64
     recipe: str = ""
