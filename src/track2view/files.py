@@ -94,7 +94,9 @@ def write_record(path: Path, record: Any, form: str) -> None:
 
 def _built(kind: Any, value: object, name: str) -> Any:
     """A value of JSON as a field's type has it; what else there is to check, the dataclass checks."""
-    if get_origin(kind) is tuple and isinstance(value, list):
+    if get_origin(kind) is tuple:
+        if not isinstance(value, list):
+            raise UserError(f"{name}: expected a list, got {value!r:.60}")
         return tuple(value)
     if get_origin(kind) is Literal and value not in get_args(kind):
         raise UserError(f"{name}: expected {' or '.join(map(str, get_args(kind)))}, got {value!r:.60}")
