@@ -26,8 +26,8 @@ from torch import Tensor
 
 from track2view.curate import PairOfViews, Rejected, curate, curate_pair, export_scene, export_scenes, true_pairs
 from track2view.curate.synchronise import CERTAIN
-from track2view.records import PairedTracks
-from track2view.trackers import Queries, SfmTracker
+from track2view.records import PairedTracks, Queries
+from track2view.trackers import SfmTracker
 
 SMALL = "--small" in sys.argv
 FRAMES, SIZE = (33, (160, 276)) if SMALL else (81, (480, 832))

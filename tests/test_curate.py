@@ -16,9 +16,9 @@ from track2view.curate import PairOfViews, Rejected, choose_pairs, curate, curat
 from track2view.curate.stages import MIN_ALIVE, MIN_OVERLAP, check_tracks, read_views, track_views
 from track2view.curate.synchronise import CERTAIN
 from track2view.errors import UserError
-from track2view.records import CameraPath, Clip, PairedTracks, TrackSet
+from track2view.records import CameraPath, Clip, PairedTracks, Queries, TrackSet
 from track2view.samples import load_record, write_manifest
-from track2view.trackers import Queries, SfmTracker, Tracking
+from track2view.trackers import SfmTracker, Tracking
 from track2view.video import clip_images, read_clip, write_video
 
 FRAMES, SIZE = 13, (96, 168)

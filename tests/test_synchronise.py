@@ -8,9 +8,8 @@ from test_pairing import there_and_back
 
 from track2view.curate.synchronise import synchronise
 from track2view.pairing import join_cameras, pair_by_tracking
-from track2view.records import CameraPath, TrackSet
+from track2view.records import CameraPath, Queries, TrackSet
 from track2view.scenes import make_rig, make_world, track_points
-from track2view.trackers import Queries
 
 FRAMES, SIZE = 21, (120, 208)
 
@@ -20,7 +19,7 @@ def exact_tracks(target: str) -> tuple[TrackSet, CameraPath]:
     rig = make_rig(4, frames=FRAMES, size=SIZE)
     joined = join_cameras(rig["cam01"], rig[target])
     queries = Queries.grid([0, FRAMES - 1], 12, 20)
-    pixels = queries.uv.double() * torch.tensor([SIZE[1], SIZE[0]])
+    pixels = queries.pixels(SIZE)
     return track_points(there_and_back(make_world(4, frames=FRAMES, dynamic=True)), joined, queries.frame, pixels), joined
 
 
@@ -205,7 +204,7 @@ def test_cameras_that_only_turn_tell_nothing_of_rays_and_lose_nothing() -> None:
     joined = join_cameras(turning, turning)
     queries = Queries.grid([0], 6, 10)
     world = there_and_back(make_world(4, frames=9, dynamic=True))
-    tracks = track_points(world, joined, queries.frame, queries.uv.double() * torch.tensor([SIZE[1], SIZE[0]]))
+    tracks = track_points(world, joined, queries.frame, queries.pixels(SIZE))
     noise = 0.03 * torch.randn(tracks.xyz_world.shape, generator=torch.Generator().manual_seed(0))
     assert tracks.moving is not None
     shaky = replace(tracks, xyz_world=torch.where(tracks.moving[None, :, None], tracks.xyz_world + noise, tracks.xyz_world))

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from track2view.curate.claims import claimed
+from track2view.files import atomic_path
 from track2view.model.checkpoint import load_vae
 from track2view.model.latents import LatentGrid, encode
 from track2view.model.text import encode_prompt, fingerprint, load_text_encoder
 from track2view.progress import progress
-from track2view.records import atomic_path
 from track2view.samples import load_record, read_names
 from track2view.shards import ShardReader, write_index, write_shard
 from track2view.video import read_clip

@@ -41,11 +41,14 @@ def draw_sample(folder: Path, out: Path) -> None:
 
 
 def draw_samples(root: Path, out: Path) -> list[Path]:
-    """A picture in ``out`` of every sample below ``root``, named after its place; returns them.
+    """A picture in ``out`` of every sample below ``root``, named after its place; of ``root`` itself, if it is one, ``out``; returns them.
 
     Raises:
         UserError: no samples there.
     """
+    if (root / "sample.json").exists():
+        draw_sample(root, out)
+        return [out]
     folders = find_samples(root)
     if not folders:
         raise UserError(f"{root}: no samples there (…/sample.json); `track2view curate run` makes some")

@@ -16,9 +16,9 @@ from track2view.curate.export import SceneRecord
 from track2view.curate.synchronise import CERTAIN, synchronise
 from track2view.errors import UserError
 from track2view.pairing import join_cameras, join_views, pair_by_tracking
-from track2view.records import CameraPath, Clip, PairedTracks
+from track2view.records import CameraPath, Clip, PairedTracks, Queries
 from track2view.samples import Sample, SampleRecord, file_sha256
-from track2view.trackers import Queries, Tracker
+from track2view.trackers import Tracker
 from track2view.video import probe, read_clip
 
 Reason = Literal[
