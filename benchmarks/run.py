@@ -123,7 +123,7 @@ def measure(kind: str, seed: int, *, dynamic: bool) -> dict:
     tracked = time.perf_counter()
     tracking_memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     errors = path_errors(tracking.camera, camera)
-    pixels = queries.uv.double() * torch.tensor([SIZE[1], SIZE[0]], dtype=torch.float64)
+    pixels = queries.pixels(SIZE)
     truth = track_points(world, camera, queries.frame, pixels)
     scores = track_scores(tracking.tracks, tracking.camera, truth, camera)
     found, true = tracking.tracks.moving, truth.moving

@@ -46,7 +46,7 @@ def rendering(seed: int, size: tuple[int, int], device: str) -> float:
     frames = FRAMES[device]
     world = make_varied_world(seed, frames=frames, dynamic=True).to(device)
     camera = make_rig(seed, frames=frames, size=size)["cam02"]
-    render_path(world, camera.first_frames(1))
+    render_path(world, camera[:1])
     return timed(lambda: render_path(world, camera), device) / frames
 
 

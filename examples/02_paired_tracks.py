@@ -8,8 +8,9 @@ from pathlib import Path
 
 from track2view.cameras import apply_move, parse_move
 from track2view.pairing import pair_by_projection
+from track2view.records import Queries
 from track2view.scenes import make_camera, make_world, render_clip
-from track2view.trackers import Queries, SfmTracker
+from track2view.trackers import SfmTracker
 from track2view.video import read_clip
 
 if len(sys.argv) > 1:

@@ -22,8 +22,8 @@ from track2view.cameras import apply_move, parse_move
 from track2view.model.conditioners.bilinear import scatter_tracks
 from track2view.model.conditioners.tracks import TrackCondition, TrackConditioner, ViewCondition
 from track2view.pairing import pair_by_projection
+from track2view.records import Queries
 from track2view.scenes import make_camera, make_world, render_view, track_points
-from track2view.trackers import Queries
 
 SIZE, CELL, FRAMES, STRIDE = (96, 168), 8, 17, 4
 MOVES = ("orbit-right:20", "orbit-left:20", "dolly-in:0.4", "crane-up:0.3", "pan-left:12", "truck-right:0.3")
@@ -65,7 +65,7 @@ def render(seed: int) -> Example:
     camera = make_camera("handheld", seed, frames=FRAMES, size=SIZE)
     target = apply_move(parse_move(MOVES[seed % len(MOVES)]), camera)
     queries = Queries.grid([0, FRAMES - 1], 24, 24)
-    tracks = track_points(world, camera, queries.frame, queries.uv.double() * torch.tensor([SIZE[1], SIZE[0]]).double())
+    tracks = track_points(world, camera, queries.frame, queries.pixels(SIZE))
     latent_frames = 1 + (FRAMES - 1) // STRIDE
     views = [
         tokens(torch.stack([render_view(world, path, STRIDE * frame).colour for frame in range(latent_frames)]))

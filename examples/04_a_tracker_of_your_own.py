@@ -11,8 +11,8 @@ from fractions import Fraction
 import numpy as np
 import torch
 
-from track2view.records import CameraPath, Clip
-from track2view.trackers import Queries, SfmTracker
+from track2view.records import CameraPath, Clip, Queries
+from track2view.trackers import SfmTracker
 
 
 def main(given: str, made: str) -> None:

@@ -19,8 +19,8 @@ import torch
 
 from track2view import cache
 from track2view.errors import Notice
-from track2view.records import CameraPath, Clip, TrackSet
-from track2view.trackers import Queries, SfmTracker, Tracking, TrackingReport
+from track2view.records import CameraPath, Clip, Queries, TrackSet
+from track2view.trackers import SfmTracker, Tracking, TrackingReport
 from track2view.warp import DenseDepth
 
 FRAMES, TRACKS = 3, 5

@@ -18,10 +18,10 @@ from track2view.cameras import read_camera, read_keyframes, write_camera
 from track2view.cameras.formats import convert_realcam_pickle
 from track2view.cameras.lens import Lens, displacement
 from track2view.cameras.order import cameras_of, frame_numbers, natural_key
-from track2view.cli.render import _check_camera
 from track2view.errors import Notice, UserError
 from track2view.geometry import project
 from track2view.pipeline import prepare
+from track2view.preflight import check_camera
 from track2view.records import CameraPath, Clip, PairedTracks, TrackSet, ViewTracks
 from track2view.trackers import SfmTracker
 
@@ -509,7 +509,7 @@ def test_several_cameras_of_one_file(tmp_path: Path) -> None:
 def test_a_guessed_focal_length_stays_a_guess(tmp_path: Path) -> None:
     guessed = read_camera(vipe(tmp_path, [0, 1, 2]), SIZE)
     assert not guessed.focal_known
-    for same in (guessed.resized((480, 640)), guessed.resampled(5), guessed.scaled(2, "metre"), guessed.first_frames(2)):
+    for same in (guessed.resized((480, 640)), guessed.resampled(5), guessed.scaled(2, "metre"), guessed[:2]):
         assert not same.focal_known
     guessed.save(tmp_path / "own.json")
     assert not read_camera(tmp_path / "own.json").focal_known
@@ -555,11 +555,11 @@ def test_a_guessed_focal_length_of_the_source_is_warned_of(lively: TrueShot, tmp
 
 
 def test_cameras_are_checked_early_but_spoken_of_once(tmp_path: Path) -> None:
-    _check_camera(str(vipe(tmp_path, [0, 1, 3])), None)
+    check_camera(str(vipe(tmp_path, [0, 1, 3])), None)
     with pytest.raises(UserError, match="twice"):
-        _check_camera(str(vipe(tmp_path, [0, 1, 1])), None)
+        check_camera(str(vipe(tmp_path, [0, 1, 1])), None)
     with pytest.raises(UserError, match="no such camera file"):
-        _check_camera("poses.npy", None)
+        check_camera("poses.npy", None)
 
 
 # --- text, lists and arrays -----------------------------------------------------------------------------------------------------

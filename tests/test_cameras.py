@@ -176,7 +176,7 @@ def test_recam_presets_are_the_originals(shared: Path) -> None:
     for index in range(1, 11):
         original = read_camera(f"{shared}/multicam_camera_extrinsics.json#cam{index:02d}")
         original = original.relative_to(original.world_from_camera[0])
-        own = apply_move(parse_move(f"recam-{index}"), original.first_frames(1).resampled(81), unit_length=4.0)
+        own = apply_move(parse_move(f"recam-{index}"), original[:1].resampled(81), unit_length=4.0)
         turned = rotation_angle(own.world_from_camera[:, :3, :3].mT @ original.world_from_camera[:, :3, :3])
         assert float(turned.max()) < 1e-3
         assert float((own.world_from_camera[:, :3, 3] - original.world_from_camera[:, :3, 3]).abs().max()) < 1e-3

@@ -19,9 +19,8 @@ from track2view.model.diffusion import DiffusionSettings, Track2ViewPipeline, pl
 from track2view.model.dual_view import DualViewModes
 from track2view.model.make import new_model
 from track2view.model.sampling import Guidance
-from track2view.records import CameraPath, Clip, TrackSet
+from track2view.records import CameraPath, Clip, Queries, TrackSet
 from track2view.scenes import make_camera, make_world, render_clip, track_points
-from track2view.trackers import Queries
 
 FAST = DiffusionSettings(steps=2, prompt="a red box slides")
 Shot = tuple[Clip, TrackSet, CameraPath, CameraPath]
@@ -33,7 +32,7 @@ def shot() -> Shot:
     world, camera = make_world(3, frames=18, dynamic=True), make_camera("handheld", 3, frames=18, size=(50, 84))
     clip, _, _ = render_clip(world, camera, Fraction(24000, 1001))
     queries = Queries.grid([0, 8, 17], 12, 12)
-    tracks = track_points(world, camera, queries.frame, queries.uv.double() * torch.tensor([84.0, 50.0]).double())
+    tracks = track_points(world, camera, queries.frame, queries.pixels((50, 84)))
     return clip, tracks, camera, apply_move(parse_move("orbit-right"), camera)
 
 

@@ -1,12 +1,17 @@
+from pathlib import Path
+
 import pytest
 import torch
+import torch.multiprocessing
 from diffusers import WanTransformer3DModel
+from safetensors.torch import load_file, save_file
 from test_conditioner import random_condition
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from track2view.errors import UserError
 from track2view.model import dual_view
+from track2view.model.conditioners.protocol import Conditioning, Views
 from track2view.model.conditioners.tracks import TrackConditioner
 from track2view.model.dual_view import DualViewModel, DualViewModes
 
@@ -182,9 +187,121 @@ def test_attention_that_only_plain_mathematics_could_do_is_refused_with_a_remedy
 
 
 @torch.no_grad()
-def test_every_attention_backend_that_exists_here_agrees() -> None:
-    model = tiny_model()
-    expected = model(TARGET, TIME, (PROMPT,), SOURCE)[0]
-    for name in dual_view.attention_backends("cpu"):
+def test_attention_kernels_agree() -> None:
+    """On the CPU: torch's fused kernel and plain mathematics."""
+    model, found = tiny_model(), []
+    kernels = [*dual_view.attention_backends("cpu"), "_native_math"]
+    for name in kernels:
         model.transformer.set_attention_backend(name)
-        assert torch.allclose(model(TARGET, TIME, (PROMPT,), SOURCE)[0], expected, atol=1e-5), name
+        found.append(model(TARGET, TIME, (PROMPT,), SOURCE)[0])
+    assert len(set(kernels)) >= 2
+    assert not torch.equal(found[0], found[1])
+    assert all(torch.allclose(each, found[0], atol=1e-5) for each in found)
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", torch.device("cuda", 0)])
+def test_kernels_are_found_by_the_kind_of_device_and_those_without_a_backward_are_not_for_training(
+    device: str | torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    monkeypatch.setattr(dual_view, "find_spec", lambda _: True)
+    assert dual_view.attention_backends(device) == ["_flash_3", "_native_cudnn", "flash", "native"]
+    assert dual_view.attention_backends(device, training=True) == ["_native_cudnn", "flash", "native"]
+    assert dual_view.attention_backends(device, torch.float32) == ["native"]
+
+
+@torch.no_grad()
+def test_synchronised_views_stand_at_the_same_places() -> None:
+    """Whoever sees the same picture twice at the same places sees it once."""
+    model = tiny_model(DualViewModes(rope="synchronised", timestep="shared"))
+    assert torch.allclose(model(TARGET, TIME, (PROMPT,), TARGET)[0], model(TARGET, TIME, (PROMPT,))[0], atol=1e-5)
+    sequential = tiny_model(DualViewModes(timestep="shared"))
+    assert not torch.allclose(sequential(TARGET, TIME, (PROMPT,), TARGET)[0], sequential(TARGET, TIME, (PROMPT,))[0], atol=1e-3)
+
+
+def test_every_tensor_has_one_place(tmp_path: Path) -> None:
+    model = tiny_model(DualViewModes(rope="synchronised"))
+    state = model.state_dict()
+    assert len({each.data_ptr() for each in state.values()}) == len(state)
+    assert sum(each.numel() for each in state.values()) == sum(
+        each.numel() for each in (*model.transformer.parameters(), *model.conditioner.parameters(), model.view_embedding)
+    )
+    save_file(state, tmp_path / "whole.safetensors")
+    assert load_file(tmp_path / "whole.safetensors").keys() == state.keys()
+    assert {type(each).__name__ for each in model.modules()} >= set(model._no_split_modules)
+
+
+@pytest.mark.parametrize("attention", ["joint", "cached-source"])
+def test_blocks_compile_whole_also_where_attention_is_looked_at_twice(attention: str) -> None:
+    torch.multiprocessing.spawn(compile_blocks, (attention,))
+
+
+@torch.no_grad()
+def compile_blocks(_: int, attention: str) -> None:
+    """In a process where nothing checks types: Dynamo does not follow the checks."""
+    dual_view.MAX_SCORES_BYTES = 1000
+    model = tiny_model(DualViewModes(attention=attention))
+    conditions = [model.condition(SOURCE, random_condition(1, frames=5)), PerBlock(draw(7, 3, WIDTH), draw(8, WIDTH))]
+    given = [(TARGET, TIME, (PROMPT, NOTHING), SOURCE, each) for each in conditions]
+    expected = [model(*each) for each in given]
+    model.compile_blocks("eager")
+    for each, results in zip(given, expected, strict=True):
+        torch._dynamo.reset()
+        assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(model(*each), results, strict=True))
+
+
+@pytest.mark.parametrize("attention", ["joint", "cached-source"])
+def test_checkpointing_keeps_what_enters_blocks_and_no_more(attention: str) -> None:
+    """Keys and values of a source that is cached in inference, two tensors of its size a block, among what is not kept."""
+    model = tiny_model(DualViewModes(attention=attention))
+    model.transformer.requires_grad_(False)
+    model.enable_gradient_checkpointing()
+    condition, saved = model.condition(SOURCE, random_condition(2, frames=5)), {}
+    with torch.autograd.graph.saved_tensors_hooks(lambda each: saved.setdefault(each.data_ptr(), each), lambda each: each):
+        found = model(TARGET, TIME, (PROMPT,), SOURCE, condition)[0]
+    tokens = 5 * 4 * 6 * WIDTH
+    large = sum(each.numel() for each in saved.values() if each.numel() >= tokens)
+    assert large <= (2 * len(model.blocks) + 4) * tokens
+    found.square().mean().backward()
+
+
+class PerBlock(Conditioning):
+    """An embedding in every block's attention, as camera embeddings are, and one in front of the second block."""
+
+    def __init__(self, marks: Tensor, front: Tensor) -> None:
+        self.marks, self.front = marks, front
+
+    def before_block(self, index: int, views: Views) -> Views:
+        return views._replace(target=views.target + self.front) if index == 1 else views
+
+    def around_attention(self, index: int) -> "Marks":
+        return Marks(self.marks[index])
+
+    def repeated(self, times: int) -> "PerBlock":
+        return self
+
+
+class Marks:
+    def __init__(self, mark: Tensor) -> None:
+        self.mark = mark
+
+    def reads(self, normed: Views) -> Views:
+        return normed.map(lambda view: view + self.mark)
+
+    def gives(self, read: Views, attended: Views) -> Views:
+        return attended.map(lambda each, view: each + 0.1 * view, read)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("attention", ["joint", "cached-source"])
+def test_a_conditioner_can_act_in_front_of_and_around_the_attention_of_every_block(attention: str) -> None:
+    model = tiny_model(DualViewModes(attention=attention))
+    marks, front = draw(7, 3, WIDTH), draw(8, WIDTH)
+    plain = model(TARGET, TIME, (PROMPT,), SOURCE)[0]
+    whole = model(TARGET, TIME, (PROMPT,), SOURCE, PerBlock(marks, front))[0]
+    for index in range(3):
+        less = marks.clone()
+        less[index] = 0
+        assert not torch.allclose(model(TARGET, TIME, (PROMPT,), SOURCE, PerBlock(less, front))[0], whole, atol=1e-4)
+    assert not torch.allclose(model(TARGET, TIME, (PROMPT,), SOURCE, PerBlock(marks, 0 * front))[0], whole, atol=1e-4)
+    assert not torch.allclose(model(TARGET, TIME, (PROMPT,), SOURCE, PerBlock(0 * marks, 0 * front))[0], plain, atol=1e-4)

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from track2view.cameras import read_camera
-from track2view.curate import SceneRecord, contact_sheet, export_scene, find_scenes, true_pairs
+from track2view.curate import SceneRecord, contact_sheet, curate, export_scene, export_scenes, find_scenes, true_pairs
 from track2view.errors import UserError
 from track2view.geometry import project
+from track2view.records import Queries
 from track2view.scenes import make_rig
-from track2view.trackers import Queries
 from track2view.video import read_clip
 
 FRAMES, SIZE = 9, (48, 84)
@@ -128,3 +128,12 @@ def test_what_is_no_scene_is_named(tmp_path: Path) -> None:
         SceneRecord.load(tmp_path)
     with pytest.raises(UserError, match="no videos there"):
         contact_sheet(tmp_path, tmp_path / "sheet.png")
+
+
+def test_numbers_below_one_are_refused_by_option(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--count: expected a positive number, got 0"):
+        export_scenes(tmp_path, "train", range(0), frames=9, size=SIZE)
+    with pytest.raises(UserError, match="--workers: expected a positive number, got -1"):
+        export_scenes(tmp_path, "train", range(2), frames=9, size=SIZE, workers=-1)
+    with pytest.raises(UserError, match="--per-scene: expected a positive number, got 0"):
+        curate(tmp_path, tmp_path / "out", per_scene=0)

@@ -14,9 +14,9 @@ from track2view.cli import main
 from track2view.curate.check_tracker import check_tracker
 from track2view.errors import UserError
 from track2view.geometry import project
-from track2view.records import Clip
+from track2view.records import Clip, Queries
 from track2view.scenes import make_camera, make_world, render_clip, track_points
-from track2view.trackers import Queries, SfmTracker, open_tracker
+from track2view.trackers import SfmTracker, open_tracker
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = f"command:python {ROOT}/examples/04_a_tracker_of_your_own.py"

@@ -16,10 +16,9 @@ import torch
 
 from track2view.curate import SceneRecord
 from track2view.errors import UserError
-from track2view.records import Clip
+from track2view.records import Clip, Queries
 from track2view.samples import FORMAT, SCHEMA, SampleRecord, load_record, read_manifest, write_manifest
 from track2view.shards import ShardReader, write_index, write_shard
-from track2view.trackers import Queries
 from track2view.trackers.external import read_answer
 
 CLIP = Clip(frames=torch.zeros(3, 3, 8, 8, dtype=torch.uint8), fps=Fraction(15))

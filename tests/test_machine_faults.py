@@ -194,7 +194,7 @@ def test_no_home(home: str | None, command: list[str], kept: Path, undisturbed: 
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-LINE = "track2view: interrupted; finished tracks are kept, run the same command to go on\n"
+LINE = "track2view: interrupted; what is done is kept, run the same command to go on\n"
 
 
 def stop(command: list[str], number: signal.Signals, due: Callable[[], bool]) -> tuple[int, str]:

@@ -8,9 +8,9 @@ import torch
 
 from track2view.errors import UserError
 from track2view.pairing import join_cameras, join_views, pair_by_projection, pair_by_tracking
-from track2view.records import CameraPath, Clip
+from track2view.records import CameraPath, Clip, Queries
 from track2view.scenes import World, make_rig, make_world, render_clip, track_points
-from track2view.trackers import Queries, SfmTracker
+from track2view.trackers import SfmTracker
 
 FRAMES, SIZE = 25, (120, 208)
 
@@ -44,14 +44,16 @@ def test_exact_tracks_cut_in_two_are_the_projections_of_one_point(views: tuple[W
     world, _, _, source, target = views
     joined = join_cameras(source, target)
     queries = Queries.grid([0, FRAMES - 1], 8, 12)
-    pixels = queries.uv.double() * torch.tensor([SIZE[1], SIZE[0]])
+    pixels = queries.pixels(SIZE)
     tracks = track_points(there_and_back(world), joined, queries.frame, pixels)
+    fading = torch.linspace(1, 0.1, 2 * FRAMES)[:, None].expand_as(tracks.confidence)
+    tracks = replace(tracks, confidence=fading.contiguous())
     pairs = pair_by_tracking(tracks, joined)
     forwards = replace(
         tracks,
         xyz_world=tracks.xyz_world[FRAMES:],
         visible=tracks.visible[:FRAMES].flip(0),
-        confidence=tracks.confidence[:FRAMES],
+        confidence=tracks.confidence[:FRAMES].flip(0),
         query_frame=tracks.query_frame % FRAMES,
     )
     expected = pair_by_projection(forwards, source, target)
@@ -59,6 +61,7 @@ def test_exact_tracks_cut_in_two_are_the_projections_of_one_point(views: tuple[W
         assert torch.equal(found.valid, wanted.valid)
         assert torch.allclose(found.uv[found.valid], wanted.uv[found.valid], atol=1e-5)
         assert torch.allclose(found.depth[found.valid], wanted.depth[found.valid], atol=1e-4)
+    assert torch.equal(pairs.confidence, expected.confidence)
     assert torch.allclose(pairs.source.uv[0], pairs.target.uv[0], atol=1e-5)
 
 
@@ -68,7 +71,7 @@ def test_the_default_tracker_pairs_two_views_of_known_cameras(views: tuple[World
     queries = Queries.grid([0, FRAMES - 1], 10, 16)
     tracking = SfmTracker().track(join_views(source, target), queries, joined)
     pairs = pair_by_tracking(tracking.tracks, joined)
-    pixels = queries.uv.double() * torch.tensor([SIZE[1], SIZE[0]])
+    pixels = queries.pixels(SIZE)
     truth = pair_by_tracking(track_points(there_and_back(world), joined, queries.frame, pixels), joined)
     for found, wanted in ((pairs.source, truth.source), (pairs.target, truth.target)):
         both = found.valid & wanted.valid & pairs.source.valid

@@ -1,6 +1,5 @@
 from dataclasses import replace
 from fractions import Fraction
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +9,7 @@ from hypothesis import strategies as st
 from track2view.errors import UserError
 from track2view.geometry import invert, rigid, rotation_about
 from track2view.pairing import pair_by_projection
-from track2view.records import CameraPath, Clip, TrackSet, ViewTracks, atomic_path, scale_of
+from track2view.records import CameraPath, Clip, Queries, TrackSet, ViewTracks, scale_of
 
 FRAMES, TRACKS, SIZE = 5, 60, (48, 64)
 
@@ -165,12 +164,17 @@ def test_clip_and_tracks_refuse_what_breaks_them() -> None:
         replace(tracks(0), confidence=torch.full((FRAMES, TRACKS), 1.5))
 
 
-def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
-    def write_half() -> None:
-        with atomic_path(tmp_path / "a.txt") as partial:
-            partial.write_text("half")
-            raise RuntimeError("stopped")
+def test_a_part_of_a_path_is_a_path() -> None:
+    whole = replace(camera(3), fps=24.0, focal_known=False)
+    zoom = torch.tensor([1.0, 1.2, 1.5, 1.7, 2.0], dtype=torch.float64)
+    whole.intrinsics[:, [0, 1], [0, 1]] *= zoom[:, None]
+    part = whole[1:4]
+    assert torch.equal(part.world_from_camera, whole.world_from_camera[1:4])
+    assert part.intrinsics[:, 0, 0].tolist() == pytest.approx([72.0, 90.0, 102.0])
+    assert (len(part), part.size, part.unit, part.fps, part.focal_known) == (3, SIZE, "metre", 24.0, False)
+    with pytest.raises(UserError, match="T ≥ 1"):
+        whole[5:]
 
-    with pytest.raises(RuntimeError):
-        write_half()
-    assert list(tmp_path.iterdir()) == []
+
+def test_queries_in_pixels() -> None:
+    assert Queries.grid([0], rows=1, columns=2).pixels((10, 40)).tolist() == [[10.0, 5.0], [30.0, 5.0]]

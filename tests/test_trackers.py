@@ -13,12 +13,12 @@ from track2view.cameras import read_camera
 from track2view.errors import UserError
 from track2view.geometry import project
 from track2view.metrics import path_errors, track_scores
-from track2view.records import Clip
+from track2view.records import Clip, Queries
 from track2view.scenes import make_camera, make_world, render_clip, track_points
-from track2view.trackers import Queries, SfmTracker
+from track2view.trackers import SfmTracker
 from track2view.trackers.bundle import BundleState, Observations, resect, residuals, solve, triangulate, world_directions
 from track2view.trackers.flow import EDGE_WINDOW, follow, neighbour_flow
-from track2view.trackers.moving import Ground, ImageTracks, View, group, place
+from track2view.trackers.moving_things import Ground, ImageTracks, View, group, place
 from track2view.trackers.rigid import rigid_thing
 from track2view.video import read_clip
 
@@ -82,7 +82,7 @@ def test_triangulation_and_resection_of_exact_points() -> None:
 def test_flow_tracks_follow_the_truth_and_end_behind_things(lively: TrueShot) -> None:
     flow = neighbour_flow(lively.clip)
     queries = Queries.grid([20], 12, 20)
-    points = (queries.uv.numpy() * np.array([336, 192])).astype(np.float32)
+    points = queries.pixels((192, 336)).float().numpy()
     followed, visible = follow(flow, 20, points, range(40))
     truth = track_points(lively.world, lively.camera, queries.frame, torch.from_numpy(points).double())
     uv, _ = project(truth.xyz_world.double(), lively.camera.camera_from_world, lively.camera.intrinsics)
@@ -97,7 +97,7 @@ def test_flow_tracks_follow_the_truth_and_end_behind_things(lively: TrueShot) ->
 def test_a_smaller_window_keeps_tracks_beside_edges(lively: TrueShot) -> None:
     flow = neighbour_flow(lively.clip)
     queries = Queries.grid([20], 24, 40)
-    points = (queries.uv.numpy() * np.array([336, 192])).astype(np.float32)
+    points = queries.pixels((192, 336)).float().numpy()
     _, sure = follow(flow, 20, points, range(40))
     followed, visible = follow(flow, 20, points, range(40), EDGE_WINDOW)
     truth = track_points(lively.world, lively.camera, queries.frame, torch.from_numpy(points).double())
@@ -151,7 +151,7 @@ def test_the_tracker_finds_a_still_scene(arc: TrueShot, arc_tracking: tuple) -> 
     assert errors.ate_percent < 1.0
     assert abs(errors.focal_percent) < 5.0
     assert tracking.report.parallax_degrees > 2
-    pixels = queries.uv.double() * torch.tensor([336.0, 192.0], dtype=torch.float64)
+    pixels = queries.pixels((192, 336))
     truth = track_points(arc.world, arc.camera, queries.frame, pixels)
     scores = track_scores(tracking.tracks, tracking.camera, truth, arc.camera)
     assert scores.apd3d > 60
@@ -165,7 +165,7 @@ def test_a_given_camera_is_used_as_it_is(arc: TrueShot) -> None:
     queries = Queries.grid([0], 10, 16)
     tracking = SfmTracker().track(arc.clip, queries, arc.camera)
     assert torch.equal(tracking.camera.world_from_camera, arc.camera.world_from_camera)
-    truth = track_points(arc.world, arc.camera, queries.frame, queries.uv.double() * torch.tensor([336.0, 192.0]).double())
+    truth = track_points(arc.world, arc.camera, queries.frame, queries.pixels((192, 336)))
     still = tracking.tracks.visible & truth.visible
     error = (tracking.tracks.xyz_world - truth.xyz_world).norm(dim=-1) / truth.xyz_world.norm(dim=-1).clamp(min=1)
     assert float(error[still].median()) < 0.03
@@ -174,7 +174,7 @@ def test_a_given_camera_is_used_as_it_is(arc: TrueShot) -> None:
 def test_moving_things_are_found_and_stand_on_the_ground(lively: TrueShot) -> None:
     queries = Queries.grid([0, 20, 39], 16, 28)
     tracking = SfmTracker().track(lively.clip, queries)
-    truth = track_points(lively.world, lively.camera, queries.frame, queries.uv.double() * torch.tensor([336.0, 192.0]).double())
+    truth = track_points(lively.world, lively.camera, queries.frame, queries.pixels((192, 336)))
     assert truth.moving is not None
     found = tracking.tracks.moving
     recall = float((found & truth.moving).sum() / truth.moving.sum())
@@ -284,7 +284,7 @@ def test_a_rigid_thing_shows_its_shape_and_motion_up_to_its_size() -> None:
 @pytest.mark.parametrize(("name", "limit"), [("taxi", 0.35), ("reader", 0.35)])
 def test_rotations_on_real_clips_against_a_second_opinion(name: str, limit: float, shared: Path) -> None:
     clip = read_clip(shared / f"{name}.mp4", short_side=480, frames=81)
-    other = read_camera(shared / f"{name}.vipe.npz").first_frames(81)
+    other = read_camera(shared / f"{name}.vipe.npz")[:81]
     tracking = SfmTracker().track(clip, Queries.grid([0], 8, 14))
     still = replace(other, world_from_camera=torch.eye(4, dtype=torch.float64).repeat(81, 1, 1))
     error, identity = path_errors(tracking.camera, other).rotation_mean, path_errors(still, other).rotation_mean

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from track2view.cameras import apply_move, parse_move
 from track2view.errors import UserError
 from track2view.metrics import psnr
-from track2view.records import Clip
+from track2view.records import Clip, Queries
 from track2view.scenes import render_view, shown_by
-from track2view.trackers import Queries, SfmTracker
+from track2view.trackers import SfmTracker
 from track2view.trackers.flow import neighbour_flow
 from track2view.warp import DenseDepth, WarpRenderer, densify
 from track2view.warp.splat import splat_disparity, splat_nearest, splat_reference

@@ -119,8 +119,8 @@ WAYS = {
     "killed": (to_parent(signal.SIGKILL), -signal.SIGKILL, None),
     "Ctrl-C": (to_group(signal.SIGINT), 130, "interrupted"),
     "SIGINT": (to_parent(signal.SIGINT), 130, "interrupted"),
-    "SIGTERM": (to_parent(signal.SIGTERM), 143, "terminated"),
-    "SIGTERM to all": (to_group(signal.SIGTERM), 143, "terminated"),
+    "SIGTERM": (to_parent(signal.SIGTERM), 143, "interrupted"),
+    "SIGTERM to all": (to_group(signal.SIGTERM), 143, "interrupted"),
 }
 
 

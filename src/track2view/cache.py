@@ -24,8 +24,8 @@ from torch import Tensor
 from track2view.errors import UserError, notice
 from track2view.files import read_arrays
 from track2view.folders import written_whole
-from track2view.records import CameraPath, Clip, TrackSet
-from track2view.trackers import Queries, Tracker, Tracking, TrackingReport
+from track2view.records import CameraPath, Clip, Queries, TrackSet
+from track2view.trackers import Tracker, Tracking, TrackingReport
 from track2view.warp import DenseDepth
 
 VERSION = 5

@@ -4,18 +4,16 @@ The folder has ``encoding.json`` (:class:`EncodingRecord`) and the shards ``late
 """
 
 import hashlib
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from track2view.errors import UserError
-from track2view.files import read_json
+from track2view.files import read_record, write_record
 from track2view.framing import Framing
-from track2view.records import Size, atomic_path
+from track2view.records import Size
 
 FORMAT = "track2view.encoding/2"
 NAME = "encoding.json"
-REMEDY = "delete the folder and run `track2view curate encode` again"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,8 +51,7 @@ class EncodingRecord:
 
     def save(self, folder: Path) -> None:
         """Write ``folder/encoding.json``."""
-        with atomic_path(folder / NAME) as partial:
-            partial.write_text(json.dumps({"format": FORMAT, **asdict(self)}, indent=2))
+        write_record(folder / NAME, self, FORMAT)
 
     @staticmethod
     def load(folder: Path) -> "EncodingRecord":
@@ -63,17 +60,7 @@ class EncodingRecord:
         Raises:
             UserError: none there, or not this format, or a wrong field by name.
         """
-        path = folder / NAME
-        if not path.exists():
-            raise UserError(f"{path}: no such record; `track2view curate encode` writes one")
-        document = read_json(path)
-        if not isinstance(document, dict) or document.pop("format", None) != FORMAT:
-            raise UserError(f'{path}: format: expected "{FORMAT}"; {REMEDY}')
-        size = document.pop("size", None)
-        try:
-            return EncodingRecord(size=tuple(size) if isinstance(size, list) else size, **document)
-        except (TypeError, UserError) as error:
-            raise UserError(f"{path}: {' '.join(str(error).split()):.300}; {REMEDY}") from None
+        return read_record(folder / NAME, EncodingRecord, FORMAT, what="an encoding", maker="track2view curate encode")
 
 
 def latents_key(sample: str, view: str) -> str:

@@ -28,6 +28,17 @@ def notice(message: str) -> None:
     warnings.warn(one_line(message), Notice, stacklevel=3)
 
 
+def check_positive(**options: int | None) -> None:
+    """Refuse numbers below 1, by the name of their option.
+
+    Raises:
+        UserError: which, and what it is.
+    """
+    for name, value in options.items():
+        if value is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')}: expected a positive number, got {value}")
+
+
 def one_line(message: str) -> str:
     """A message as one line of bearable length, whatever file names and contents it quotes; nothing in it commands a terminal."""
     line = "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in " ".join(message.split()))

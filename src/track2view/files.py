@@ -1,21 +1,29 @@
-"""Files that anybody may have made: read within limits, and refused in one line that names the file."""
+"""Files: those that anybody may have made are read within limits, and refused in one line that names them; ours appear only when whole."""
 
 import json
 import math
+import os
+import shutil
 import struct
+import tempfile
 import warnings
 import zipfile
 import zlib
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
 from io import BufferedIOBase, BytesIO
 from lzma import LZMAError
 from pathlib import Path
 from tokenize import TokenError
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import numpy as np
 
 from track2view.errors import UserError
+
+Record = TypeVar("Record")
 
 TEXT_BYTES = 1 << 28
 ARRAY_BYTES = 1 << 29
@@ -55,6 +63,84 @@ def read_json(path: Path) -> object:
         raise UserError(f"{path}: JSON nested too deeply to be read") from None
     except ValueError as error:
         raise UserError(f"{path}: cannot be read: not JSON ({error})") from None
+
+
+def read_record(path: Path, kind: type[Record], form: str, *, what: str, maker: str) -> Record:
+    """The dataclass that :func:`write_record` wrote, and the dataclasses and tuples in it; fields without a default must be there.
+
+    Args:
+        form: what the file must say of its format.
+        what: what the file's folder is, for messages ("a sample").
+        maker: the command that makes one.
+
+    Raises:
+        UserError: missing, as :func:`read_json`, of another format, or with a field that is missing, unknown or wrong, by name.
+    """
+    if not path.exists():
+        raise UserError(f"{path.parent}: not {what}: it has no {path.name}; `{maker}` makes one")
+    document = read_json(path)
+    try:
+        if not isinstance(document, dict) or document.pop("format", None) != form:
+            raise UserError(f'format: expected "{form}"; another version of track2view wrote it, or another program')
+        return _built(kind, document, "")
+    except (TypeError, UserError) as error:
+        raise UserError(f"{path}: not {what} ({' '.join(str(error).split()):.300})") from None
+
+
+def write_record(path: Path, record: Any, form: str) -> None:
+    """Write a dataclass of what JSON holds, and the name of its format."""
+    with atomic_path(path) as partial:
+        partial.write_text(json.dumps({"format": form, **asdict(record)}, indent=2))
+
+
+def _built(kind: Any, value: object, name: str) -> Any:
+    """A value of JSON as a field's type has it; what else there is to check, the dataclass checks."""
+    if get_origin(kind) is UnionType and value is not None:
+        return _built(next(each for each in get_args(kind) if each is not NoneType), value, name)
+    if get_origin(kind) is tuple:
+        if not isinstance(value, list):
+            raise UserError(f"{name}: expected a list, got {value!r:.60}")
+        return tuple(value)
+    if get_origin(kind) is Literal and value not in get_args(kind):
+        raise UserError(f"{name}: expected {' or '.join(map(str, get_args(kind)))}, got {value!r:.60}")
+    if not is_dataclass(kind):
+        return value
+    kinds = get_type_hints(kind)
+    if not isinstance(value, dict):
+        raise UserError(f"{name}: expected an object of fields, got {value!r:.60}")
+    return kind(**{field: _built(kinds.get(field), each, field) for field, each in value.items()})
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a hidden path beside ``path`` to write to; it takes the final name only when the block ends without error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=f".partial{path.suffix}", dir=path.parent)
+    os.close(handle)
+    partial = Path(name)
+    try:
+        yield partial
+        partial.chmod(0o644)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Yield a hidden folder beside ``folder`` to write to; it takes the final name only when the block ends without error.
+
+    Raises:
+        OSError: ``folder`` is there already, and not empty.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=".partial", dir=folder.parent))
+    try:
+        yield partial
+        partial.chmod(0o755)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def read_array(path: Path) -> np.ndarray:

@@ -8,8 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from mpl_toolkits.mplot3d.axes3d import Axes3D
 
+from track2view.files import atomic_path
 from track2view.geometry import transform
-from track2view.records import CameraPath, Clip, TrackSet, ViewTracks, atomic_path
+from track2view.records import CameraPath, Clip, TrackSet, ViewTracks
 
 TAIL_FRAMES = 8
 MAX_CLOUD = 4000

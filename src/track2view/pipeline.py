@@ -1,7 +1,6 @@
 """The main path, top to bottom: a clip, its tracks and depth, a target camera, the re-filmed clip, the run folder."""
 
 import json
-import math
 import platform
 import resource
 import time
@@ -18,17 +17,16 @@ from jaxtyping import Float64, UInt8
 
 from track2view import cache
 from track2view.burnt_in import BurntIn, find_burnt_in
-from track2view.cameras import apply_move, is_keyframes, parse_move, read_camera, read_keyframes
+from track2view.cameras import apply_move, is_keyframes, names_file, parse_move, read_camera, read_keyframes
 from track2view.cameras.moves import RECAM_METRES_TO_PIVOT, Easing
 from track2view.errors import UserError, notice
 from track2view.folders import written_whole
 from track2view.geometry import invert
 from track2view.overview import draw_overview
-from track2view.pairing import pair_by_projection
-from track2view.preflight import check_disk, check_memory, make_folder
+from track2view.preflight import check_disk, check_given, check_memory, check_view, make_folder
 from track2view.progress import progress
-from track2view.records import CameraPath, Clip, TrackSet, ViewTracks, horizontal_fov, scale_of
-from track2view.trackers import Queries, SfmTracker, Tracker, Tracking, TrackingReport
+from track2view.records import CameraPath, Clip, Queries, TrackSet, ViewTracks, horizontal_fov, scale_of
+from track2view.trackers import SfmTracker, Tracker, Tracking, TrackingReport
 from track2view.trackers.flow import neighbour_flow
 from track2view.video import VideoWriter
 from track2view.warp import DenseDepth, RenderedFrame, WarpRenderer, densify
@@ -37,9 +35,6 @@ RelativeTo = Literal["source", "first-frame", "world"]
 QUERY_ROWS = 24
 QUERY_INTERVAL = 20
 QUERY_BATCHES = 12
-MIN_SIDE = 32
-SAME_SHAPE = 0.03
-"""Largest logarithm of the ratio of two images' aspect ratios at which they count as one shape; codecs crop to whole blocks."""
 COMPARE_HEIGHT = 480
 NEVER_SEEN_COLOUR = (255, 64, 160)
 VERSIONED = ("track2view", "torch", "numpy", "opencv-contrib-python-headless", "av", "scipy")
@@ -90,14 +85,10 @@ def prepare(
         UserError: a clip that cannot be tracked, or too little memory.
     """
     tracker = tracker or SfmTracker()
-    if min(clip.size) < MIN_SIDE:
-        raise UserError(f"the clip is {clip.size[1]}×{clip.size[0]} pixels; at least {MIN_SIDE} on each side are needed to track")
-    if len(clip) < 2:
-        raise UserError("the clip has one frame; at least two are needed to tell how the camera moves: lengthen --frames or --end")
-    if tracks is not None and source_camera is None:
-        raise UserError("--tracks needs --source-camera: 3D tracks mean nothing without the camera they were seen by")
-    if source_camera is not None:
-        source_camera = _known(source_camera, clip, getattr(tracker, "fov", None))
+    fov = getattr(tracker, "fov", None)
+    check_given(clip, source_camera, tracks, fov)
+    if source_camera is not None and not source_camera.focal_known and fov is not None:
+        source_camera = source_camera.with_fov(fov)
     guessed = source_camera is not None and not source_camera.focal_known
     queries = queries or default_queries(clip)
     key = cache.content_key(clip, tracker, queries, source_camera, tracks) if use_cache else ""
@@ -170,17 +161,15 @@ def target_camera(
     """
     source = shot.tracking.camera
     path = Path(str(camera).partition("#")[0])
-    if not path.exists():
-        if path.suffix in (".json", ".txt", ".npz", ".npy"):
-            raise UserError(f"{path}: no such camera file")
+    if not names_file(camera):
         if relative_to == "world":
             raise UserError("--relative-to world is for camera files; a move is laid over source or first-frame")
         target = apply_move(parse_move(str(camera), amount, easing, relative_to or "source"), source, shot.unit_length)
-    elif is_keyframes(path):
+    elif path.exists() and is_keyframes(path):
         target = read_keyframes(path, source, shot.unit_length)
     else:
         target = _placed(read_camera(camera, shot.clip.size), shot, path, relative_to, resample=resample)
-    _check_view(shot, target, str(camera))
+    check_view(shot.tracking, target, str(camera))
     return target
 
 
@@ -240,6 +229,19 @@ def write_run(
     return out / "output.mp4"
 
 
+def write_tracks(shot: Shot, out: Path | str) -> Path:
+    """Write what is known of a clip's points and camera: ``tracks.npz``, whose path it returns, and ``source_camera.json``.
+
+    Raises:
+        UserError: a folder that cannot be written to.
+    """
+    make_folder(Path(out))
+    with written_whole(Path(out)) as folder:
+        shot.tracking.tracks.save(folder / "tracks.npz")
+        shot.tracking.camera.save(folder / "source_camera.json")
+    return Path(out) / "tracks.npz"
+
+
 def _write_videos(
     shot: Shot, target: CameraPath, folder: Path, made: Clip | None, device: str
 ) -> tuple[list[UInt8[np.ndarray, "H W 3"]], Float64[np.ndarray, "T 2"]]:
@@ -260,19 +262,6 @@ def _write_videos(
             coverage[frame] = float(view.seen_now.float().mean()), float(view.seen.float().mean())
             kept += [image] * [0, (len(clip) - 1) // 2, len(clip) - 1].count(frame)
     return kept, coverage
-
-
-def _known(camera: CameraPath, clip: Clip, fov: float | None) -> CameraPath:
-    """The source camera with the focal length that the user knows, where its file had none."""
-    (height, width), (rows, columns) = clip.size, camera.size
-    if abs(math.log(width * rows / (height * columns))) > SAME_SHAPE:
-        notice(
-            f"the source camera is of {columns}×{rows} images, the clip is {width}×{height}, of another shape: "
-            "each side's focal length goes with that side"
-        )
-    if fov is not None and camera.focal_known:
-        notice(f"--fov {fov:g} is not used: the source camera's file has a focal length")
-    return camera if fov is None or camera.focal_known else camera.with_fov(fov)
 
 
 def _outside(tracks: TrackSet, camera: CameraPath, burnt_in: BurntIn | None) -> TrackSet:
@@ -327,16 +316,6 @@ def _placed(camera: CameraPath, shot: Shot, path: Path, relative_to: RelativeTo 
     intrinsics = source.intrinsics[:1].repeat(len(source), 1, 1)
     intrinsics[:, [0, 1], [0, 1]] *= zoom
     return replace(source, world_from_camera=source.world_from_camera[:1] @ step, intrinsics=intrinsics)
-
-
-def _check_view(shot: Shot, target: CameraPath, name: str) -> None:
-    pairs = pair_by_projection(shot.tracking.tracks, shot.tracking.camera, target)
-    blind = ~(pairs.target.valid & shot.tracking.tracks.visible).any(1)
-    if float(blind.float().mean()) > 0.5:
-        first = int(blind.nonzero()[0, 0])
-        raise UserError(
-            f"{name}: from frame {first} on the new camera looks away from all that the clip shows; use a smaller --amount or another path"
-        )
 
 
 def _side_by_side(source: UInt8[np.ndarray, "H W 3"], result: UInt8[np.ndarray, "H W 3"], seen: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:

@@ -1,14 +1,11 @@
-"""The four records that everything else passes around: frozen, checked where they are made, trusted afterwards.
+"""The records that everything else passes around: frozen, checked where they are made, trusted afterwards.
 
 Shape legend: T frames, N tracks, H W pixels. Conventions: see :mod:`track2view.geometry` and ``docs/conventions.md``.
 """
 
 import json
 import math
-import os
-import tempfile
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -16,30 +13,15 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Float64, Int, UInt8
+from jaxtyping import Bool, Float, Float32, Float64, Int, Int64, UInt8
 from torch import Tensor
 
 from track2view.errors import UserError
-from track2view.files import read_arrays
+from track2view.files import atomic_path, read_arrays
 from track2view.geometry import inside, interpolate_poses, invert, project, rotation_angle
 
 Size = tuple[int, int]
 Unit = Literal["scene", "metre"]
-
-
-@contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a hidden path beside ``path`` to write to; it takes the final name only when the block ends without error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=f".partial{path.suffix}", dir=path.parent)
-    os.close(handle)
-    partial = Path(name)
-    try:
-        yield partial
-        partial.chmod(0o644)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,6 +120,10 @@ class CameraPath:
     def __len__(self) -> int:
         return len(self.world_from_camera)
 
+    def __getitem__(self, frames: slice) -> "CameraPath":
+        """The path through some of its frames."""
+        return replace(self, world_from_camera=self.world_from_camera[frames], intrinsics=self.intrinsics[frames])
+
     @property
     def camera_from_world(self) -> Float64[Tensor, "T 4 4"]:
         return invert(self.world_from_camera)
@@ -189,10 +175,6 @@ class CameraPath:
         intrinsics[:, [0, 1], [0, 1]] *= focal / float(intrinsics[0, 0, 0])
         return replace(self, intrinsics=intrinsics, focal_known=True)
 
-    def first_frames(self, frames: int) -> "CameraPath":
-        """The path cut to its first ``frames`` frames."""
-        return replace(self, world_from_camera=self.world_from_camera[:frames], intrinsics=self.intrinsics[:frames])
-
     def save(self, path: Path) -> None:
         """Write ``track2view.camera/1`` JSON (design section 7); numbers round-trip exactly."""
         document = {
@@ -206,6 +188,35 @@ class CameraPath:
         }
         with atomic_path(path) as partial:
             partial.write_text(json.dumps(document))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Queries:
+    """Points to follow.
+
+    Attributes:
+        frame: the frame each point is given in.
+        uv: position in that frame, [0, 1] image units.
+    """
+
+    frame: Int64[Tensor, "N"]
+    uv: Float32[Tensor, "N 2"]
+
+    def __post_init__(self) -> None:
+        if self.uv.shape != (len(self.frame), 2):
+            raise UserError(f"Queries.uv: expected {[len(self.frame), 2]} to match frame, got {list(self.uv.shape)}")
+
+    @staticmethod
+    def grid(frames: list[int], rows: int, columns: int) -> "Queries":
+        """The centres of a rows × columns grid at each of ``frames`` (the paper: 24 × 24 at two frames, N = 1152)."""
+        v, u = torch.meshgrid((torch.arange(rows) + 0.5) / rows, (torch.arange(columns) + 0.5) / columns, indexing="ij")
+        uv = torch.stack([u, v], dim=-1).reshape(-1, 2)
+        frame = torch.tensor(frames, dtype=torch.int64).repeat_interleave(len(uv))
+        return Queries(frame=frame, uv=uv.repeat(len(frames), 1))
+
+    def pixels(self, size: Size) -> Float64[Tensor, "N 2"]:
+        """Position in a frame of ``size``."""
+        return self.uv.double() * torch.tensor([size[1], size[0]], dtype=torch.float64)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

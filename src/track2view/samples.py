@@ -6,10 +6,8 @@ Parquet table with a row for each; relations stand in columns, never in names.
 """
 
 import hashlib
-import json
 import os
 import shutil
-import tempfile
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,8 +17,8 @@ import pyarrow.parquet
 
 from track2view.cameras import read_camera
 from track2view.errors import UserError
-from track2view.files import ARRAY_BYTES, read_json
-from track2view.records import CameraPath, PairedTracks, Size, atomic_path
+from track2view.files import ARRAY_BYTES, atomic_folder, atomic_path, read_record, write_record
+from track2view.records import CameraPath, PairedTracks, Size
 
 FORMAT = "track2view.sample/1"
 FILES = ("source.mp4", "target.mp4", "source_camera.json", "target_camera.json", "tracks.npz")
@@ -140,36 +138,20 @@ class Sample:
     def save(self, root: Path) -> Path:
         """Write ``root/name``; the folder appears only when it is whole."""
         folder = root / self.record.name
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=".partial", dir=folder.parent))
-        try:
+        with atomic_folder(folder) as partial:
             source_file, target_file, source_camera, target_camera, pairs = (partial / name for name in FILES)
             shutil.copyfile(self.source_file, source_file)
             shutil.copyfile(self.target_file, target_file)
             self.source_camera.save(source_camera)
             self.target_camera.save(target_camera)
             self.pairs.save(pairs)
-            (partial / "sample.json").write_text(json.dumps({"format": FORMAT, **asdict(self.record)}, indent=2))
-            partial.chmod(0o755)
-            partial.rename(folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            write_record(partial / "sample.json", self.record, FORMAT)
         return folder
 
 
 def load_record(folder: Path) -> SampleRecord:
     """A sample's record; raises :class:`UserError` where the folder is none."""
-    path = folder / "sample.json"
-    if not path.exists():
-        raise UserError(f"{folder}: not a sample (it has no sample.json)")
-    document = read_json(path)
-    if not isinstance(document, dict) or document.pop("format", None) != FORMAT:
-        raise UserError(f'{path}: not a sample: format: expected "{FORMAT}"')
-    size = document.pop("size", None)
-    try:
-        return SampleRecord(size=tuple(size) if isinstance(size, list) else size, **document)
-    except (TypeError, UserError) as error:
-        raise UserError(f"{path}: not a sample ({' '.join(str(error).split()):.300})") from None
+    return read_record(folder / "sample.json", SampleRecord, FORMAT, what="a sample", maker="track2view curate run")
 
 
 def find_samples(root: Path) -> list[Path]:

@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from track2view.errors import UserError
+from track2view.files import atomic_path
 from track2view.progress import progress
-from track2view.records import atomic_path
 from track2view.samples import file_sha256, read_table, write_table
 
 LONGEST_NAME = 255

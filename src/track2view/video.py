@@ -24,9 +24,10 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from track2view.decoder.limits import SECONDS_WITHOUT_PROGRESS
-from track2view.errors import UserError, notice
+from track2view.errors import UserError, check_positive, notice
+from track2view.files import atomic_path
 from track2view.progress import progress
-from track2view.records import AudioSource, Clip, Size, atomic_path
+from track2view.records import AudioSource, Clip, Size
 
 REPRODUCIBLE = "mbtree=0"  # with it, widths that are not multiples of 16 give other bytes from run to run
 FIRST_BYTES = 1 << 28
@@ -92,6 +93,7 @@ def read_clip(
     Raises:
         UserError: the file cannot be used, the window is empty, or its frames do not fit into memory.
     """
+    check_positive(size=short_side, frames=frames)
     path = Path(path)
     window = {"short_side": short_side, "resized": resized, "start": start, "end": end, "frames": frames}
     window |= {"fps": None if fps is None else str(fps)}

@@ -18,6 +18,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from track2view.signals import noted
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -120,16 +122,13 @@ def _signals_held() -> Iterator[None]:
     """
     resource_tracker.ensure_running()  # its start would lift the block
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
-    noted: list[int] = []
-    here = STOPPING if threading.current_thread() is threading.main_thread() else ()
-    handlers = {number: signal.signal(number, lambda number, _: noted.append(number)) for number in here}
+    found: list[int] = []
     try:
-        yield
+        with noted(*(STOPPING if threading.current_thread() is threading.main_thread() else ())) as found:
+            yield
     finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        for number in noted:
+        for number in found:
             signal.raise_signal(number)
 
 

@@ -60,9 +60,8 @@ def read_pairs(path: Path) -> None:
 def read_answer(path: Path) -> None:
     import torch
 
-    from track2view.records import Clip
+    from track2view.records import Clip, Queries
     from track2view.trackers.external import read_answer
-    from track2view.trackers.protocol import Queries
 
     clip = Clip(frames=torch.zeros(cameras.FRAMES, 3, *SHOT, dtype=torch.uint8), fps=Fraction(24))
     queries = Queries(frame=torch.from_numpy(records.tracks()["query_frame"]), uv=torch.full((records.TRACKS, 2), 0.5))

@@ -1,6 +1,6 @@
 """Where the new camera goes: named moves, keyframes, and other people's camera files."""
 
-from track2view.cameras.formats import read_camera
+from track2view.cameras.formats import names_file, read_camera
 from track2view.cameras.moves import MOVES, CameraMove, apply_move, is_keyframes, parse_move, read_keyframes
 from track2view.cameras.unreal import write_multicam
 from track2view.cameras.writers import write_camera
@@ -10,6 +10,7 @@ __all__ = [
     "CameraMove",
     "apply_move",
     "is_keyframes",
+    "names_file",
     "parse_move",
     "read_camera",
     "read_keyframes",

@@ -20,6 +20,12 @@ from track2view.records import CameraPath, Size
 __all__ = ["KNOWN", "convert_realcam_pickle", "read_camera"]
 
 
+def names_file(camera: str | Path) -> bool:
+    """Whether a camera is given as a file, be it there or not, and not as a move."""
+    path = Path(str(camera).partition("#")[0])
+    return path.exists() or path.suffix in (".json", ".txt", ".npz", ".npy")
+
+
 def read_camera(path: Path | str, size: Size | None = None) -> CameraPath:
     """Read a camera path from any known format, told apart by content.
 

@@ -11,8 +11,9 @@ from torch import Tensor
 from track2view.cameras.order import chosen, filled
 from track2view.cameras.raw import DEFAULT_SIZE, described, matrices_of, orthonormal, tensor
 from track2view.errors import UserError
+from track2view.files import atomic_path
 from track2view.geometry import rigid
-from track2view.records import CameraPath, Size, atomic_path
+from track2view.records import CameraPath, Size
 
 UNREAL_FROM_OPENCV = torch.tensor([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, -1.0, 0.0]], dtype=torch.float64)
 SENSOR_MILLIMETRES = 23.76

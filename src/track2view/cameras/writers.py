@@ -7,7 +7,8 @@ from scipy.spatial.transform import Rotation
 
 from track2view.cameras.raw import OPENCV_FROM_OPENGL
 from track2view.errors import UserError
-from track2view.records import CameraPath, atomic_path
+from track2view.files import atomic_path
+from track2view.records import CameraPath
 
 
 def write_camera(camera: CameraPath, path: Path) -> None:

@@ -1,20 +1,15 @@
-"""The command line as a process: its streams, its signals, its exit codes. No library loads before these are in order."""
+"""The command line as a process: its streams, its messages, its exit codes. No library loads before these are in order."""
 
 import logging
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Callable
 from typing import NoReturn
 
 from track2view.cli.streams import give_up, open_streams, say
 from track2view.errors import DISK_FULL, Notice, UserError
-
-
-class Stopped(KeyboardInterrupt):
-    """A signal that asks a process to end; its number is the argument."""
+from track2view.signals import Stopped, stoppable
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -22,7 +17,7 @@ def main(arguments: list[str] | None = None) -> None:
     open_streams()
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # that it keeps its fonts elsewhere is no news
     try:
-        with _stoppable(), warnings.catch_warnings():
+        with stoppable(), warnings.catch_warnings():
             warnings.simplefilter("always", Notice)
             warnings.showwarning = _show(warnings.showwarning)
             from track2view.cli.commands import parse
@@ -43,26 +38,8 @@ def main(arguments: list[str] | None = None) -> None:
     except MemoryError:
         _fail("out of memory: use a smaller --size or fewer --frames")
     except KeyboardInterrupt as stop:
-        say("track2view: interrupted; finished tracks are kept, run the same command to go on", sys.stderr)
+        say("track2view: interrupted; what is done is kept, run the same command to go on", sys.stderr)
         sys.exit(128 + int(stop.args[0] if isinstance(stop, Stopped) else signal.SIGINT))
-
-
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """Within the block Ctrl-C, SIGTERM and SIGHUP end a command alike, unless whoever started us has them ignored (nohup)."""
-
-    def stop(number: int, _: FrameType | None) -> NoReturn:
-        raise Stopped(number)
-
-    as_ever = (signal.SIG_DFL, signal.default_int_handler)
-    before = {each: kept for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if (kept := signal.getsignal(each)) in as_ever}
-    for each in before:
-        signal.signal(each, stop)
-    try:
-        yield
-    finally:
-        for each, kept in before.items():
-            signal.signal(each, kept)
 
 
 def _show(others: Callable[..., None]) -> Callable[..., None]:

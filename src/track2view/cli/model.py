@@ -51,10 +51,9 @@ class ModelInfo:
 
     def run(self) -> None:
         """Print it."""
-        from track2view.model.info import describe
+        from track2view.model.info import describe, find_model
 
-        inside = (self.folder / "base").is_dir()
-        base, adapter = (self.folder / "base" if inside else self.folder), self.folder / "adapter"
+        base, adapter = find_model(self.folder)
         print(describe(base, adapter, frames=self.frames, size=self.size, steps=self.steps, tflops=self.tflops))
 
 

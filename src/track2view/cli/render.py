@@ -1,23 +1,20 @@
 """``track2view render`` and ``track2view track``."""
 
-import signal
 import sys
 import time
-import warnings
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import tyro
 
 from track2view.cli.streams import say
-from track2view.errors import Notice, UserError
+from track2view.errors import UserError
 
 if TYPE_CHECKING:
-    from track2view.model.diffusion import DiffusionSettings, Track2ViewPipeline
+    from track2view.generation import Generator
     from track2view.pipeline import Shot
     from track2view.records import CameraPath, Clip
-    from track2view.trackers import Queries
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,16 +108,16 @@ class Render:
     def run(self) -> None:
         """Prepare once, render every camera."""
         from track2view import pipeline
-        from track2view.preflight import make_folder
+        from track2view.preflight import check_camera, check_device, make_folder, run_folders
 
-        _check_device(self.device)
+        check_device(self.device)
         for camera in self.camera:
-            _check_camera(camera, self.amount)
-        folders = self._folders()
+            check_camera(camera, self.amount)
+        folders = run_folders(self.clip, self.camera, self.out)
         for folder in folders.values():
             make_folder(folder)
-        model = _diffusion(self) if self.diffusion.renderer == "diffusion" else None
-        shot = _prepare(self.clip, self.part, self.source, model)
+        generator = _loaded(self) if self.diffusion.renderer == "diffusion" else None
+        shot = _prepare(self.clip, self.part, self.source, generator)
         targets = {
             camera: pipeline.target_camera(
                 shot,
@@ -132,28 +129,17 @@ class Render:
             )
             for camera in self.camera
         }
+        if generator is not None and self.diffusion.captioner is not None:
+            generator = generator.described(shot.scene, self.diffusion.captioner)
+            say(f"prompt: {generator.settings.prompt}")
         settings = {key: str(value) for key, value in asdict(self).items() if value is not None}
         for camera, target in targets.items():
             started = time.perf_counter()
-            made = None if model is None else _made(shot, target, folders[camera], model)
+            made = None if generator is None else _made(generator, shot, target, folders[camera])
             output = pipeline.write_run(
                 shot, target, folders[camera], made=made, settings={**settings, "camera": camera}, device=self.device
             )
             say(f"{output}  ({len(shot.clip)} frames, {time.perf_counter() - started:.0f} s)")
-
-    def _folders(self) -> dict[str, Path]:
-        """Where each camera's run is written."""
-        if self.out and len(self.camera) == 1:
-            return {self.camera[0]: self.out}
-        stem = self.clip.resolve().stem
-        folders = {
-            camera: self.out / name if self.out else Path("out") / f"{stem}-{name}" for camera in self.camera for name in [_name(camera)]
-        }
-        first = {folder: camera for camera, folder in reversed(folders.items())}
-        for camera, folder in folders.items():
-            if first[folder] != camera:
-                raise UserError(f"--camera: {first[folder]} and {camera} would both be written to {folder}; render one by one, with --out")
-        return folders
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,60 +155,51 @@ class Track:
 
     def run(self) -> None:
         """Write tracks and the clip's camera."""
-        from track2view.folders import written_whole
+        from track2view.pipeline import write_tracks
         from track2view.preflight import make_folder
 
         out = self.out or Path("out") / self.clip.resolve().stem
         make_folder(out)
         shot = _prepare(self.clip, self.part, self.source)
-        with written_whole(out) as folder:
-            shot.tracking.tracks.save(folder / "tracks.npz")
-            shot.tracking.camera.save(folder / "source_camera.json")
-        say(f"{out / 'tracks.npz'}  ({shot.tracking.tracks.xyz_world.shape[1]} tracks, {len(shot.clip)} frames)")
+        say(f"{write_tracks(shot, out)}  ({shot.tracking.tracks.xyz_world.shape[1]} tracks, {len(shot.clip)} frames)")
 
 
-def _prepare(clip: Path, part: Window, source: Source, model: "_Model | None" = None) -> "Shot":
+def _prepare(clip: Path, part: Window, source: Source, generator: "Generator | None" = None) -> "Shot":
     from track2view import pipeline
     from track2view.cameras import read_camera
     from track2view.records import TrackSet
     from track2view.trackers import SfmTracker
     from track2view.video import read_clip
 
-    for name in ("size", "frames"):
-        if (value := getattr(part, name)) is not None and value < 1:
-            raise UserError(f"--{name}: expected a positive number, got {value}")
     tracker = SfmTracker(fov=source.fov)
     read = read_clip(clip, short_side=part.size, start=part.start, end=part.end, frames=part.frames)
     camera = read_camera(source.source_camera, read.size) if source.source_camera else None
     tracks = TrackSet.load(source.tracks) if source.tracks else None
-    queries = None if model is None else pipeline.default_queries(read, model.queries(read))
+    queries = None if generator is None else generator.queries(read)
     shot = pipeline.prepare(read, tracker=tracker, source_camera=camera, tracks=tracks, queries=queries, use_cache=source.cache)
     for warning in shot.tracking.report.warnings:
         say(f"track2view: warning: {warning}", sys.stderr)
     return shot
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Model:
-    pipeline: "Track2ViewPipeline"
-    settings: "DiffusionSettings"
-    captioner: Path | None
+def _made(generator: "Generator", shot: "Shot", target: "CameraPath", out: Path) -> "Clip":
+    from track2view.generation import Interrupted
 
-    def queries(self, clip: "Clip") -> "Queries":
-        from track2view.trackers import Queries
-
-        self.pipeline.check(clip, self.settings)
-        plan = self.pipeline.record.queries
-        return Queries.grid(self.pipeline.query_frames(len(clip), self.settings), plan.rows, plan.columns)
+    try:
+        return generator.refilm(shot, target, out)
+    except Interrupted as stop:
+        say(f"{stop.preview}  (what the clip was about to become)")
+        raise
 
 
-def _diffusion(command: Render) -> _Model:
+def _loaded(command: Render) -> "Generator":
     """Load the model before an hour of tracking, not after."""
     import diffusers
     import torch
     import transformers
 
     from track2view.cache import cache_folder
+    from track2view.generation import Generator
     from track2view.model.diffusion import DiffusionSettings, Track2ViewPipeline
     from track2view.model.sampling import Guidance
     from track2view.model.text import NEGATIVE_PROMPT
@@ -254,57 +231,4 @@ def _diffusion(command: Render) -> _Model:
         device=command.device,
         prompt_folder=cache_folder() / "prompts",
     )
-    return _Model(pipeline=model, settings=settings, captioner=options.captioner)
-
-
-def _made(shot: "Shot", target: "CameraPath", out: Path, model: _Model) -> "Clip":
-    """The diffusion renderer's clip; Ctrl-C ends it after the running step, and what it was about to become is kept."""
-    from track2view.folders import written_whole
-    from track2view.model.text import caption
-    from track2view.video import clip_images, write_video
-
-    settings = model.settings
-    if model.captioner is not None and not settings.prompt:
-        settings = replace(settings, prompt=caption(shot.scene, model.captioner, model.pipeline.device))
-        say(f"prompt: {settings.prompt}")
-    interrupted: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: interrupted.append(number))
-    try:
-        tracking = shot.tracking
-        made = model.pipeline(shot.scene, tracking.tracks, tracking.camera, target, settings, lambda step, latents: bool(interrupted))
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if interrupted:
-        with written_whole(out) as folder:
-            write_video(folder / "preview.mp4", clip_images(made), made.fps)
-        say(f"{out / 'preview.mp4'}  (what the clip was about to become)")
-        raise KeyboardInterrupt
-    return made
-
-
-def _name(camera: str) -> str:
-    """A folder's name for a move or a camera file."""
-    file, _, part = camera.partition("#")
-    return "-".join(filter(None, [Path(file).stem, part])) if Path(file).exists() else camera.replace(":", "")
-
-
-def _check_camera(camera: str, amount: float | None) -> None:
-    """Find a misspelt move or a broken file before an hour of tracking, not after; notices come when it is read for good."""
-    from track2view.cameras import is_keyframes, parse_move, read_camera
-
-    path = Path(camera.partition("#")[0])
-    if path.exists() and not is_keyframes(path):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Notice)
-            read_camera(camera)
-    elif not path.exists() and path.suffix in (".json", ".txt", ".npz", ".npy"):
-        raise UserError(f"{path}: no such camera file")
-    elif not path.exists():
-        parse_move(camera, amount)
-
-
-def _check_device(device: str) -> None:
-    import torch
-
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: this machine has no CUDA device that torch can use; leave it out to render on the CPU")
+    return Generator(model=model, settings=settings)

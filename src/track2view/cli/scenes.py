@@ -1,37 +1,10 @@
 """``track2view scenes`` and ``track2view curate``."""
 
-import signal
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-
-from track2view.errors import UserError
-
-
-class _Terminated(BaseException):
-    """SIGTERM, as a ``KeyboardInterrupt`` is SIGINT."""
-
-
-@contextmanager
-def _ended_in_order() -> Iterator[None]:
-    """SIGTERM unwinds the block, so that its workers end with it, and is answered with one line and the exit code of shells."""
-
-    def terminate(*_: object) -> None:
-        raise _Terminated
-
-    before = signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    except _Terminated:
-        print("track2view: terminated; what is done is kept, run the same command to go on", file=sys.stderr)
-        sys.exit(128 + signal.SIGTERM)
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,14 +30,10 @@ class MakeScenes:
     workers: int = 1
     """Processes."""
 
-    @_ended_in_order()
     def run(self) -> None:
         """Render them."""
         from track2view.curate import export_scenes
 
-        for name in ("count", "frames", "workers"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name}: expected a positive number, got {getattr(self, name)}")
         indices = range(self.first, self.first + self.count)
         made = export_scenes(
             self.out,
@@ -90,12 +59,10 @@ class ShowScenes:
 
     def run(self) -> None:
         """Draw them."""
-        from track2view.curate import contact_sheet, find_scenes
+        from track2view.curate import contact_sheets
 
-        for folder in find_scenes(self.folder):
-            out = self.out / f"{folder.parent.name}-{folder.name}.png"
-            contact_sheet(folder, out)
-            print(out)
+        for picture in contact_sheets(self.folder, self.out):
+            print(picture)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,14 +99,10 @@ class RunCuration:
     ray: str | None = None
     """Address of a running Ray cluster to work on instead ("auto": this machine's)."""
 
-    @_ended_in_order()
     def run(self) -> None:
         """Curate, and count."""
         from track2view.curate import curate
 
-        for name in ("per_scene", "workers"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')}: expected a positive number, got {getattr(self, name)}")
         counts = curate(
             self.data,
             self.out,
@@ -165,13 +128,9 @@ class InspectSample:
 
     def run(self) -> None:
         """Draw it, or them."""
-        from track2view.curate import draw_sample, draw_samples
+        from track2view.curate import draw_samples
 
-        if (self.folder / "sample.json").exists():
-            draw_sample(self.folder, self.out)
-            print(self.out)
-        else:
-            print(*draw_samples(self.folder, self.out), sep="\n")
+        print(*draw_samples(self.folder, self.out), sep="\n")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """Training data: procedural worlds in MultiCamVideo's layout, and samples of paired tracks from any data in that layout."""
 
-from track2view.curate.export import SceneRecord, contact_sheet, export_scene, find_scenes, true_pairs
+from track2view.curate.export import SceneRecord, contact_sheet, contact_sheets, export_scene, find_scenes, true_pairs
 from track2view.curate.inspect import draw_sample, draw_samples
 from track2view.curate.run import choose_pairs, curate, export_scenes
 from track2view.curate.stages import PairOfViews, Rejected, curate_pair
@@ -11,6 +11,7 @@ __all__ = [
     "SceneRecord",
     "choose_pairs",
     "contact_sheet",
+    "contact_sheets",
     "curate",
     "curate_pair",
     "draw_sample",

@@ -26,9 +26,8 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Literal, TypeVar, cast
 
-from track2view.files import CHUNK, INFLATION
+from track2view.files import CHUNK, INFLATION, atomic_path
 from track2view.progress import progress
-from track2view.records import atomic_path
 
 Item = TypeVar("Item")
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".zip")

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from track2view.geometry import project
-from track2view.records import CameraPath
+from track2view.records import CameraPath, Queries
 from track2view.scenes import make_camera, make_world, render_clip, track_points
-from track2view.trackers import Queries, Tracker, Tracking
+from track2view.trackers import Tracker, Tracking
 
 FRAMES, SIZE, SEED = 24, (192, 336), 1
 QUERY_PIXELS = 2.0
@@ -36,8 +36,7 @@ def check_tracker(tracker: Tracker) -> Iterator[Finding]:
     world, camera = make_world(SEED, frames=FRAMES, dynamic=False), make_camera("arc", SEED, frames=FRAMES, size=SIZE)
     clip, _, _ = render_clip(world, camera, Fraction(15))
     queries = Queries.grid([0, FRAMES - 1], 8, 12)
-    size = torch.tensor([SIZE[1], SIZE[0]], dtype=torch.float64)
-    truth = track_points(world, camera, queries.frame, queries.uv.double() * size)
+    truth = track_points(world, camera, queries.frame, queries.pixels(SIZE))
     given = tracker.track(clip, queries, camera)
     same = torch.allclose(given.camera.world_from_camera, camera.world_from_camera) and given.camera.unit == camera.unit
     yield Finding(what="a given camera is used as it is", holds=same, measured=f"unit {given.camera.unit}")
@@ -55,8 +54,7 @@ def check_tracker(tracker: Tracker) -> Iterator[Finding]:
 
 def _identity(name: str, tracking: Tracking, queries: Queries) -> Iterator[Finding]:
     pixels = _pixels(tracking.tracks.xyz_world, tracking.camera)[queries.frame, torch.arange(len(queries.frame))]
-    size = torch.tensor([SIZE[1], SIZE[0]], dtype=torch.float64)
-    apart = (pixels - queries.uv.double() * size).norm(dim=-1)
+    apart = (pixels - queries.pixels(SIZE)).norm(dim=-1)
     known = apart.isfinite()
     worst = float(apart[known].quantile(0.95)) if bool(known.any()) else float("inf")
     yield Finding(
@@ -76,7 +74,7 @@ def _nearness(name: str, tracking: Tracking, visible: torch.Tensor, true: torch.
 
 
 def _sameness(tracker: Tracker, camera: CameraPath) -> Finding:
-    short = camera.first_frames(8)
+    short = camera[:8]
     clip, _, _ = render_clip(make_world(SEED, frames=8, dynamic=False), short, Fraction(15))
     one, other = (tracker.track(clip, Queries.grid([0], 4, 6), short).tracks for _ in range(2))
     equal = torch.equal(one.visible, other.visible) and torch.allclose(one.xyz_world, other.xyz_world, equal_nan=True, atol=1e-5)

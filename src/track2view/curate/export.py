@@ -1,10 +1,7 @@
 """Procedural worlds written as MultiCamVideo lays out its own, with what is needed to know their exact truth again."""
 
-import json
-import shutil
-import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import get_args
@@ -16,12 +13,11 @@ from jaxtyping import UInt8
 
 from track2view.cameras import write_multicam
 from track2view.errors import UserError
-from track2view.files import read_json
+from track2view.files import atomic_folder, read_record, write_record
 from track2view.pairing import pair_by_projection
-from track2view.records import CameraPath, PairedTracks, Size
+from track2view.records import CameraPath, PairedTracks, Queries, Size
 from track2view.scenes import World, focal_of, make_rig, make_varied_world, render_view, see_points, split_seed, track_points
 from track2view.scenes.rig import FPS, Split
-from track2view.trackers import Queries
 from track2view.video import VideoWriter, read_clip
 
 FORMAT = "track2view.scene/1"
@@ -68,15 +64,7 @@ class SceneRecord:
     @staticmethod
     def load(folder: Path) -> "SceneRecord":
         """Read a scene folder's ``scene.json``; raises :class:`UserError` where there is none of ours."""
-        path = folder / "scene.json"
-        try:
-            document = read_json(path)
-            if not isinstance(document, dict) or document.pop("format", None) != FORMAT:
-                raise UserError(f'format: expected "{FORMAT}"')
-            size = document.pop("size", None)
-            return SceneRecord(size=tuple(size) if isinstance(size, list) else size, **document)
-        except (TypeError, UserError) as error:
-            raise UserError(f"{path}: not a scene that `track2view scenes make` wrote ({' '.join(str(error).split()):.300})") from None
+        return read_record(folder / "scene.json", SceneRecord, FORMAT, what="a scene of ours", maker="track2view scenes make")
 
 
 def export_scene(
@@ -108,20 +96,14 @@ def export_scene(
         return folder
     world, rig = make_varied_world(seed, frames=frames, dynamic=dynamic), make_rig(seed, frames=frames, size=size)
     rig = {name: camera for name, camera in rig.items() if cameras is None or name in cameras}
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".scene{index}-", suffix=".partial", dir=folder.parent))
-    try:
+    with atomic_folder(folder) as partial:
         (partial / "truth").mkdir()
         for name, camera in rig.items():
             _export_view(world, camera, partial / "videos" / f"{name}.mp4", partial / "truth" / f"{name}.npz" if depth else None)
         write_multicam(rig, partial / "cameras" / "camera_extrinsics.json")
         _export_tracks(world, rig, partial / "truth" / "tracks.npz")
         record = SceneRecord(seed=seed, split=split, index=index, caption=world.caption, frames=frames, size=size, dynamic=dynamic)
-        (partial / "scene.json").write_text(json.dumps({"format": FORMAT, **asdict(record)}, indent=2))
-        partial.chmod(0o755)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        write_record(partial / "scene.json", record, FORMAT)
     return folder
 
 
@@ -145,8 +127,7 @@ def _export_tracks(world: World, rig: dict[str, CameraPath], path: Path) -> None
     queries.insert(0, (next(iter(rig)), Queries.grid([0], TRUE_GRID, TRUE_GRID)))
     made = []
     for name, query in queries:
-        size = torch.tensor([rig[name].size[1], rig[name].size[0]], dtype=torch.float64)
-        made.append(track_points(world, rig[name], query.frame, query.uv.double() * size))
+        made.append(track_points(world, rig[name], query.frame, query.pixels(rig[name].size)))
     xyz = torch.cat([each.xyz_world for each in made], dim=1)
     visible = [see_points(world, camera, list(range(frames)), xyz.double()) for camera in rig.values()]
     np.savez_compressed(
@@ -177,8 +158,15 @@ def true_pairs(folder: Path, source: str, target: str, queries: Queries) -> Pair
     record = SceneRecord.load(folder)
     world = make_varied_world(record.seed, frames=record.frames, dynamic=record.dynamic)
     rig = make_rig(record.seed, frames=record.frames, size=record.size)
-    pixels = queries.uv.double() * torch.tensor([record.size[1], record.size[0]], dtype=torch.float64)
-    return pair_by_projection(track_points(world, rig[source], queries.frame, pixels), rig[source], rig[target])
+    return pair_by_projection(track_points(world, rig[source], queries.frame, queries.pixels(record.size)), rig[source], rig[target])
+
+
+def contact_sheets(root: Path, out: Path) -> Iterator[Path]:
+    """:func:`contact_sheet` of every scene below ``root``, in ``out``, one after the other; their paths."""
+    for folder in find_scenes(root):
+        picture = out / f"{folder.parent.name}-{folder.name}.png"
+        contact_sheet(folder, picture)
+        yield picture
 
 
 def contact_sheet(folder: Path, out: Path) -> None:

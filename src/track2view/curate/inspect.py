@@ -1,4 +1,4 @@
-"""A sample drawn: its two views beside each other, every track a dot of one colour in both."""
+"""A sample drawn: its two views beside each other, every track a dot of one colour in both; a ring where its place is a guess."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +8,7 @@ import matplotlib
 import numpy as np
 from jaxtyping import UInt8
 
+from track2view.curate.synchronise import CERTAIN
 from track2view.errors import UserError
 from track2view.records import Clip, PairedTracks, ViewTracks
 from track2view.samples import find_samples, load_record
@@ -40,11 +41,14 @@ def draw_sample(folder: Path, out: Path) -> None:
 
 
 def draw_samples(root: Path, out: Path) -> list[Path]:
-    """A picture in ``out`` of every sample below ``root``, named after its place; returns them.
+    """A picture in ``out`` of every sample below ``root``, named after its place; of ``root`` itself, if it is one, ``out``; returns them.
 
     Raises:
         UserError: no samples there.
     """
+    if (root / "sample.json").exists():
+        draw_sample(root, out)
+        return [out]
     folders = find_samples(root)
     if not folders:
         raise UserError(f"{root}: no samples there (…/sample.json); `track2view curate run` makes some")
@@ -60,20 +64,21 @@ def _drawn(clips: list[Clip], pairs: PairedTracks, frames: list[int]) -> Iterato
     hue = np.random.default_rng(0).permutation(len(shown)) / len(shown)
     colours = (np.array([matplotlib.colors.hsv_to_rgb((each, 0.9, 1.0)) for each in hue]) * 255).astype(int)
     for frame in frames:
-        halves = [
-            _dotted(clip.image(frame), view, frame, shown, colours) for clip, view in zip(clips, (pairs.source, pairs.target), strict=True)
-        ]
+        source, target = (clip.image(frame) for clip in clips)
+        seen = np.ones(len(shown), bool)
+        certain = (pairs.confidence[frame, shown] >= CERTAIN).numpy()
+        halves = _dotted(source, pairs.source, frame, shown, seen, colours), _dotted(target, pairs.target, frame, shown, certain, colours)
         yield np.concatenate(halves, axis=1)
 
 
 def _dotted(
-    image: UInt8[np.ndarray, "H W 3"], view: ViewTracks, frame: int, shown: np.ndarray, colours: np.ndarray
+    image: UInt8[np.ndarray, "H W 3"], view: ViewTracks, frame: int, shown: np.ndarray, certain: np.ndarray, colours: np.ndarray
 ) -> UInt8[np.ndarray, "H W 3"]:
     height, width = image.shape[:2]
     radius = max(2, height // 120)
     drawn = (image * 0.6).astype(np.uint8)
-    for index, colour in zip(shown, colours, strict=True):
+    for index, sure, colour in zip(shown, certain, colours, strict=True):
         if bool(view.valid[frame, index]):
             u, v = (view.uv[frame, index].numpy() * [width, height]).round().astype(int)
-            cv2.circle(drawn, (int(u), int(v)), radius, tuple(map(int, colour)), -1, cv2.LINE_AA)
+            cv2.circle(drawn, (int(u), int(v)), radius, tuple(map(int, colour)), cv2.FILLED if sure else 1, cv2.LINE_AA)
     return drawn

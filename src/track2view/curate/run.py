@@ -21,9 +21,10 @@ from track2view.curate.claims import claimed
 from track2view.curate.export import export_scene, find_scenes
 from track2view.curate.pools import on_ray
 from track2view.curate.stages import PairOfViews, Reason, Rejected, curate_pair
-from track2view.errors import DISK_FULL, UserError
+from track2view.errors import DISK_FULL, UserError, check_positive
+from track2view.files import atomic_path
 from track2view.progress import progress
-from track2view.records import Size, atomic_path
+from track2view.records import Size
 from track2view.samples import find_samples, write_manifest
 from track2view.scenes.rig import Split
 from track2view.trackers import open_tracker
@@ -129,8 +130,9 @@ def curate(
         How many samples, and how many rejections by reason. What a full disk stopped is counted, and tried again by the next run.
 
     Raises:
-        UserError: no scenes there, an unknown tracker, no cluster.
+        UserError: no scenes there, an unknown tracker, no cluster, a number below 1.
     """
+    check_positive(per_scene=per_scene, workers=workers)
     open_tracker(tracker)
     work = Curation(out=out.absolute(), tracker=tracker, short_side=short_side)
     pairs = list(_pairs(root.absolute(), work, per_scene, seed))
@@ -185,6 +187,7 @@ def export_scenes(
     root: Path, split: Split, indices: range, *, frames: int, size: Size, dynamic: bool = True, depth: bool = False, workers: int = 1
 ) -> list[Path]:
     """:func:`export_scene` of many, in processes; returns their folders."""
+    check_positive(count=len(indices), frames=frames, workers=workers)
     work = Export(root=root, split=split, frames=frames, size=size, dynamic=dynamic, depth=depth)
     with on_processes(work, list(indices), workers) as jobs:
         made = dict(progress(jobs, "scenes", len(indices)))

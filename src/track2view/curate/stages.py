@@ -13,12 +13,12 @@ import numpy as np
 
 from track2view.cameras import read_camera
 from track2view.curate.export import SceneRecord
-from track2view.curate.synchronise import synchronise
+from track2view.curate.synchronise import CERTAIN, synchronise
 from track2view.errors import UserError
 from track2view.pairing import join_cameras, join_views, pair_by_tracking
-from track2view.records import CameraPath, Clip, PairedTracks
+from track2view.records import CameraPath, Clip, PairedTracks, Queries
 from track2view.samples import Sample, SampleRecord, file_sha256
-from track2view.trackers import Queries, Tracker
+from track2view.trackers import Tracker
 from track2view.video import probe, read_clip
 
 Reason = Literal[
@@ -100,8 +100,8 @@ class Tracked:
     Attributes:
         moving: share of tracks that no still point explains: large if the cameras are not the videos' own.
         agreement: share of points seen by both views at one time whose rays meet.
-        alive: share of tracks that the source's last frame shows and that live on both sides of the seam.
-        overlap: share of source entries that lie in the target.
+        alive: share of tracks that the source's last frame shows and that live on both sides of the seam, for certain.
+        overlap: share of source entries that lie in the target, for certain.
     """
 
     pairs: PairedTracks
@@ -171,13 +171,13 @@ def track_views(views: Views, tracker: Tracker) -> Tracked:
     synchronised = synchronise(tracking.tracks, camera)
     pairs = pair_by_tracking(synchronised.tracks, camera)
     seen = pairs.source.valid
-    both_sides = seen[0] & pairs.target.valid[0]
+    certain = seen & pairs.target.valid & (pairs.confidence >= CERTAIN)
     return Tracked(
         pairs=pairs,
         moving=tracking.report.share_moving,
         agreement=synchronised.agreement,
-        alive=float((both_sides & seen[-1]).sum() / seen[-1].sum().clamp(min=1)),
-        overlap=float((pairs.target.valid & seen).sum() / seen.sum().clamp(min=1)),
+        alive=float((certain[0] & seen[-1]).sum() / seen[-1].sum().clamp(min=1)),
+        overlap=float(certain.sum() / seen.sum().clamp(min=1)),
     )
 
 

@@ -1,25 +1,26 @@
 """One world at one time: what the two halves of a joined clip say of a point, made to agree (paper section 3.3; ours).
 
 The joined clip shows every moment twice, once to each camera. So a point seen in both halves at one time is triangulated, even
-if it moves; one seen in the source alone is where the source saw it; and where nothing tells its place in the target, the entry
-is unknown, not guessed.
+if it moves; one seen in the source alone is where the source saw it. What nothing tells is guessed, and the confidence says so:
+whether a point has a place in the target never depends on whether the target sees it, for at inference nobody knows.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from track2view.geometry import project
+from track2view.geometry import inside, project
 from track2view.records import CameraPath, TrackSet
 
 AGREE_SHARE = 4 / 480
-MORE_PARALLAX = 3.0
-SURE = 0.95
 MIN_SINE = 0.005
-CARRIED_FRAMES = 12
+CARRIED_FRAMES = 8.0
+ONE_VIEW = 0.3
+CERTAIN = 0.5
 PROBE = 0.01
+MOST_PARALLAX = 1e6
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,12 +32,15 @@ class Synchronised:
 
 
 def synchronise(tracks: TrackSet, joined: CameraPath) -> Synchronised:
-    """Make the halves of joined tracks one world; positions that nothing tells become NaN.
+    """Make the halves of joined tracks one world, and say how sure each place is.
 
-    Still points keep their place; where the target does not see one, its place is unknown unless the tracker is sure of the
-    track, and the target's parallax of it is at most three times what it was triangulated with. Moving points are
-    triangulated where both halves see them; where only the source does, the depth of its ray is corrected as at the nearest
-    time at which both did. Entries whose two rays do not meet are kept in the source and unknown in the target.
+    Still points keep their place. Moving points are triangulated where both halves see them; elsewhere the source's ray is
+    kept, and the depth along it corrected as at the nearest time at which both did. Where the target alone sees a moving
+    point, its half has the target's own place. A place is finite in both halves wherever the source's half has one.
+
+    The confidence, the same in both halves, is about the share of such entries that lie within 8 pixels (of 480 lines) of the
+    truth. It falls with what the tracker doubts, with more parallax than the point was triangulated with, with the distance
+    between the rays, and with the time since these met. From ``CERTAIN`` on, a place is told by what was seen; below, it is a guess.
 
     What one half shows at the shared frame 0, so does the other: the picture is one.
 
@@ -52,29 +56,46 @@ def synchronise(tracks: TrackSet, joined: CameraPath) -> Synchronised:
     source[0] = torch.where((in_target[0] & ~in_source[0])[:, None], target[0], source[0])
     target[0] = torch.where((in_source[0] & ~in_target[0])[:, None], source[0], target[0])
     in_source[0] = in_target[0] = in_source[0] | in_target[0]
-    eye, target_eye = joined.world_from_camera[:count, :3, 3].flip(0)[:, None], joined.world_from_camera[count:, :3, 3][:, None]
     both = in_source & in_target
+    met, sine, apart = _both_rays(source, target, joined)
+    eye, tolerance = joined.world_from_camera[:count, None, :3, 3].flip(0), AGREE_SHARE * min(joined.size)
+    agree, told = both & (apart < tolerance), both & (sine > MIN_SINE)
+    placed = torch.where((agree & told & moving)[..., None], met, source)
+    carried, since = _carried(placed, source, eye, agree & told)
+    from_source = torch.where((moving & ~agree)[..., None], carried, placed)
+    known = from_source.isfinite().all(-1)
+    in_target_half = torch.where((in_target & ~in_source & known)[..., None], target, from_source)
+    met_share = torch.where(told.any(0), (agree & told).sum(0) / told.sum(0).clamp(min=1), 1.0)
+    seen_twice = torch.where(moving, met_share, 0.5 + 0.5 * tracks.confidence.amax(0)) / (1 + (2 * apart / tolerance).square())
+    seen_once = torch.where(
+        moving,
+        torch.maximum(met_share / (1 + since / CARRIED_FRAMES), tracks.confidence[:count].flip(0).clamp(max=ONE_VIEW)),
+        _known_elsewhere(tracks, joined)[count:],
+    )
+    confidence = torch.where(both, seen_twice, seen_once).float()
+    fused = TrackSet(
+        xyz_world=torch.cat([from_source.flip(0), in_target_half]).float(),
+        visible=torch.cat([in_source.flip(0), in_target & (agree | ~in_source) & known]),
+        confidence=torch.cat([confidence.flip(0), confidence]),
+        query_frame=tracks.query_frame,
+        moving=tracks.moving,
+    )
+    share = float((agree & told).sum() / told.sum()) if bool(told.any()) else 1.0
+    return Synchronised(tracks=fused, agreement=share)
+
+
+def _both_rays(
+    source: Float64[Tensor, "T N 3"], target: Float64[Tensor, "T N 3"], joined: CameraPath
+) -> tuple[Float64[Tensor, "T N 3"], Float64[Tensor, "T N"], Float64[Tensor, "T N"]]:
+    """Where the two halves' rays meet, the sine of their angle, and how many pixels off that is in the view that shows it worse."""
+    count = len(joined) // 2
+    eye, target_eye = joined.world_from_camera[:count, None, :3, 3].flip(0), joined.world_from_camera[count:, None, :3, 3]
     met, sine = _meeting(eye, source - eye, target_eye, target - target_eye)
     sine = torch.minimum(sine, (target_eye - eye).norm(dim=-1) / (source - eye).norm(dim=-1).clamp(min=1e-9))
     met = torch.where((sine > MIN_SINE)[..., None], met, source)  # cameras that only turn give rays that only seem to cross
-    tolerance = AGREE_SHARE * min(joined.size)
-    cameras = joined.camera_from_world[:count].flip(0), joined.camera_from_world[count:]
-    intrinsics = joined.intrinsics[:count].flip(0), joined.intrinsics[count:]
-    apart = torch.stack(
-        [_apart(met, seen, *camera) for seen, camera in zip((source, target), zip(cameras, intrinsics, strict=True), strict=True)]
-    ).amax(0)
-    agree = both & (apart < tolerance)
-    placed = torch.where((agree & (sine > MIN_SINE) & moving)[..., None], met, source)
-    carried, near = _carried(placed, source, eye, agree & (sine > MIN_SINE))
-    known = both & agree | (~both & in_target) | torch.where(moving, in_source & ~both & near, ~both & _well_seen(tracks, joined)[count:])
-    in_both = torch.where((in_source & ~both & near & moving)[..., None], carried, placed)
-    only_target = (in_target & ~in_source)[..., None]
-    fused_target = torch.where(known[..., None], torch.where(only_target, target, in_both), torch.nan)
-    xyz = torch.cat([in_both.flip(0), fused_target]).float()
-    visible = torch.cat([in_source.flip(0), in_target & known])
-    told = both & (sine > MIN_SINE)
-    share = float((agree & told).sum() / told.sum()) if bool(told.any()) else 1.0
-    return Synchronised(tracks=replace(tracks, xyz_world=xyz, visible=visible), agreement=share)
+    in_source = _apart(met, source, joined.camera_from_world[:count].flip(0), joined.intrinsics[:count].flip(0))
+    in_target = _apart(met, target, joined.camera_from_world[count:], joined.intrinsics[count:])
+    return met, sine, torch.maximum(in_source, in_target)
 
 
 def _meeting(
@@ -102,28 +123,34 @@ def _apart(
 
 def _carried(
     placed: Float64[Tensor, "T N 3"], source: Float64[Tensor, "T N 3"], eye: Float64[Tensor, "T 1 3"], measured: Bool[Tensor, "T N"]
-) -> tuple[Float64[Tensor, "T N 3"], Bool[Tensor, "T N"]]:
-    """Source points moved along their rays as at the nearest time with a measurement, and whether there was one near."""
+) -> tuple[Float64[Tensor, "T N 3"], Int64[Tensor, "T N"]]:
+    """Source points moved along their rays as at the nearest time with a measurement, and how many frames away that is.
+
+    Where there is none at all they stay, and it is several times the clip away.
+    """
     time = torch.arange(len(placed))[:, None]
     far = 10 * len(placed)
     before = torch.where(measured, time, -far).cummax(0).values
     after = torch.where(measured, time, far).flip(0).cummin(0).values.flip(0)
     nearest = torch.where(time - before <= after - time, before, after)
-    near = (nearest - time).abs() <= CARRIED_FRAMES
     ratio = (placed - eye).norm(dim=-1) / (source - eye).norm(dim=-1).clamp(min=1e-9)
-    ratio = ratio.gather(0, nearest.clamp(0, len(placed) - 1))
-    return eye + ratio[..., None] * (source - eye), near
+    ratio = torch.where(measured.any(0), ratio.gather(0, nearest.clamp(0, len(placed) - 1)), 1.0)
+    return eye + ratio[..., None] * (source - eye), (nearest - time).abs()
 
 
-def _well_seen(tracks: TrackSet, joined: CameraPath) -> Bool[Tensor, "t N"]:
-    """Where still points of tracks to be sure of show no more than a few times the parallax that they were seen with.
+def _known_elsewhere(tracks: TrackSet, joined: CameraPath) -> Float64[Tensor, "t N"]:
+    """How sure still points are where they are not seen, from the tracker's confidence and the parallax they show there.
 
-    Parallax is how far its pixel moves for a small change of its depth along the query's ray.
+    Parallax is how far a pixel moves for a small change of its point's depth along the query's ray. Errors of depth show by as
+    much more as there is more of it than in any view that saw the point; outside the picture it does not matter.
     """
-    sure = tracks.confidence.amax(0) >= SURE
+    best = tracks.confidence.amax(0).double()
     points = tracks.xyz_world.double()
     start = joined.world_from_camera[tracks.query_frame, :3, 3]
     moved = points + PROBE * (points - start)
     shift = _apart(moved, points, joined.camera_from_world, joined.intrinsics)
     most = torch.where(tracks.visible & shift.isfinite(), shift, 0.0).amax(0)
-    return sure & (shift <= MORE_PARALLAX * most)
+    pixels, depth = project(points, joined.camera_from_world, joined.intrinsics)
+    in_picture = (depth > 0) & inside(pixels, joined.size)
+    more = torch.where(in_picture, shift / most.clamp(min=1e-9), 1.0).clamp(1.0, MOST_PARALLAX)
+    return 1 / (1 + (best.pow(-2) - 1) * more.square())

@@ -4,9 +4,8 @@ An adapter holds ``conditioner/`` (diffusers layout), ``lora/pytorch_lora_weight
 ``view_embedding.safetensors`` (synchronised positions only) and ``track2view.json``. Safetensors only, never pickle.
 """
 
-import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,11 +18,10 @@ from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
 from track2view.errors import UserError
-from track2view.files import read_json
+from track2view.files import atomic_path, read_record, write_record
 from track2view.model.conditioners import CONDITIONERS
 from track2view.model.dual_view import DualViewModel, DualViewModes
 from track2view.model.folders import OFFLINE, check_report, check_weights, loaded, outlined, read_config
-from track2view.records import atomic_path
 
 Kind = TypeVar("Kind", bound=ModelMixin)
 
@@ -82,8 +80,8 @@ class AdapterRecord:
     base: str
     width: int
     conditioner: str = "TrackConditioner"
-    modes: DualViewModes = field(default_factory=DualViewModes)
-    queries: QueryPlan = field(default_factory=QueryPlan)
+    modes: DualViewModes
+    queries: QueryPlan
     lora_rank: int = 64
     lora_alpha: int = 64
     recipe: str = ""
@@ -103,25 +101,12 @@ class AdapterRecord:
 
     def save(self, path: Path) -> None:
         """Write JSON."""
-        with atomic_path(path) as partial:
-            partial.write_text(json.dumps({"format": FORMAT, **asdict(self)}, indent=2))
+        write_record(path, self, FORMAT)
 
     @staticmethod
     def load(path: Path) -> "AdapterRecord":
         """Read JSON; raises :class:`UserError` naming the field that is missing or wrong."""
-        if not path.exists():
-            raise UserError(f"{path.parent}: not an adapter: it has no {path.name}; `track2view model new` makes one")
-        document = read_json(path)
-        if not isinstance(document, dict) or document.pop("format", None) != FORMAT:
-            raise UserError(f'{path}: format: expected "{FORMAT}"; it was written by another version of track2view')
-        try:
-            modes, plan = DualViewModes(**document.pop("modes")), document.pop("queries")
-            queries = QueryPlan(rows=plan["rows"], columns=plan["columns"], frames=tuple(plan["frames"]))
-            return AdapterRecord(modes=modes, queries=queries, **document)
-        except (KeyError, TypeError) as error:
-            raise UserError(f"{path}: a field is missing, unknown or of another type: {' '.join(str(error).split()):.300}") from None
-        except UserError as error:
-            raise UserError(f"{path}: {error}") from None
+        return read_record(path, AdapterRecord, FORMAT, what="an adapter", maker="track2view model new")
 
 
 def load_transformer(base: Path, dtype: torch.dtype = torch.float32) -> WanTransformer3DModel:

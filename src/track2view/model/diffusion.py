@@ -23,7 +23,7 @@ from track2view.model.latents import FRAME_STRIDE, LatentGrid, decode, encode
 from track2view.model.sampling import SOLVERS, Guidance, Velocity, denoise, noise_like, shifted_sigmas
 from track2view.model.text import NEGATIVE_PROMPT, PromptCache, encoder_parameters, load_text_encoder
 from track2view.pairing import pair_by_projection
-from track2view.records import CameraPath, Clip, TrackSet
+from track2view.records import CameraPath, Clip, Queries, TrackSet
 
 MIN_FRAMES = 1 + FRAME_STRIDE
 BY_SIZE = "use a smaller --size or fewer --frames"
@@ -118,9 +118,10 @@ class Track2ViewPipeline:
             transformer=transformer,
         ).save_pretrained(folder)
 
-    def query_frames(self, frames: int, settings: DiffusionSettings) -> list[int]:
-        """At which frames of a clip the adapter wants tracks to start: its plan, in every window."""
-        return sorted({frame for window in plan_windows(frames, settings) for frame in self._planned(window)})
+    def queries(self, frames: int, settings: DiffusionSettings) -> Queries:
+        """Where in a clip the adapter wants tracks to start: its plan, in every window."""
+        starts = {frame for window in plan_windows(frames, settings) for frame in self._planned(window)}
+        return Queries.grid(sorted(starts), self.record.queries.rows, self.record.queries.columns)
 
     def __call__(
         self,
@@ -247,10 +248,7 @@ class Track2ViewPipeline:
             confidence=tracks.confidence[frames, chosen],
             query_frame=(tracks.query_frame[chosen] - window.start).clamp(0, len(window) - 1),
         )
-        paths = [
-            replace(path, world_from_camera=path.world_from_camera[frames], intrinsics=path.intrinsics[frames]) for path in (source, target)
-        ]
-        return part, paths[0], paths[1]
+        return part, source[frames], target[frames]
 
     @property
     def _smaller(self) -> str:

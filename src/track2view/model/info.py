@@ -16,6 +16,12 @@ from track2view.records import Size
 BRANCHES = 2
 
 
+def find_model(folder: Path) -> tuple[Path, Path]:
+    """Base and adapter of a folder that holds both, or of a base that holds its adapter."""
+    base = folder / "base" if (folder / "base").is_dir() else folder
+    return base, folder / "adapter"
+
+
 def describe(base: Path, adapter: Path, *, frames: int, size: Size, steps: int, tflops: float) -> str:
     """Parameters, modes, memory, operations per step and the least time of a guided video.
 

@@ -14,7 +14,7 @@ from tokenizers.pre_tokenizers import Metaspace
 from tokenizers.processors import TemplateProcessing
 from transformers import T5TokenizerFast, UMT5Config, UMT5EncoderModel  # pyrefly: ignore
 
-from track2view.model.checkpoint import AdapterRecord, add_lora, save_adapter
+from track2view.model.checkpoint import AdapterRecord, QueryPlan, add_lora, save_adapter
 from track2view.model.conditioners.tracks import TrackConditioner
 from track2view.model.dual_view import DualViewModel, DualViewModes
 
@@ -95,6 +95,7 @@ def new_model(name: str, out: Path, *, modes: DualViewModes | None = None, seed:
         base=f"track2view random {name}",
         width=width,
         modes=model.modes,
+        queries=QueryPlan(),
         lora_rank=size.lora_rank,
         lora_alpha=size.lora_rank,
         recipe="random",

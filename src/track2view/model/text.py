@@ -23,9 +23,9 @@ from transformers import (
 )
 
 from track2view.errors import UserError, notice
-from track2view.files import read_json
+from track2view.files import atomic_path, read_json
 from track2view.model.folders import OFFLINE, TRUSTING_NOBODY, check_report, check_weights, loaded, outlined
-from track2view.records import Clip, atomic_path
+from track2view.records import Clip
 
 MAX_TOKENS = 512
 """Wan's; a base whose tokenizer says fewer has fewer (:func:`text_length`)."""

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from track2view.errors import UserError
 from track2view.trackers.external import ExternalTracker, adapter, program
-from track2view.trackers.protocol import Queries, Tracker, Tracking, TrackingReport
+from track2view.trackers.protocol import Tracker, Tracking, TrackingReport
 from track2view.trackers.sfm import SfmTracker
 
 TRACKERS: dict[str, Callable[[], Tracker]] = {
@@ -28,4 +28,4 @@ def open_tracker(name: str) -> Tracker:
     return TRACKERS[name]()
 
 
-__all__ = ["TRACKERS", "ExternalTracker", "Queries", "SfmTracker", "Tracker", "Tracking", "TrackingReport", "open_tracker"]
+__all__ = ["TRACKERS", "ExternalTracker", "SfmTracker", "Tracker", "Tracking", "TrackingReport", "open_tracker"]

@@ -16,8 +16,8 @@ import torch
 
 from track2view.errors import UserError
 from track2view.files import read_arrays
-from track2view.records import CameraPath, Clip, TrackSet, horizontal_fov, scale_of
-from track2view.trackers.protocol import Queries, Tracking, TrackingReport
+from track2view.records import CameraPath, Clip, Queries, TrackSet, horizontal_fov, scale_of
+from track2view.trackers.protocol import Tracking, TrackingReport
 
 CONTRACT = "track2view.tracker/1"
 REQUIRED = ("xyz_world", "visible", "confidence", "world_from_camera", "intrinsics")

@@ -1,7 +1,7 @@
 """Shape and motion of one rigid thing, up to its size, from its tracks alone.
 
 A thing that moves before a camera looks like a still world before a camera that moves: the solver of the camera's own path
-(:mod:`track2view.trackers.motion`) finds both. What it leaves open is one length, the thing's size.
+(:mod:`track2view.trackers.growth`) finds both. What it leaves open is one length, the thing's size.
 """
 
 from dataclasses import dataclass, replace
@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64
 
 from track2view.trackers.bundle import BundleState, Observations, solve, triangulate, world_directions
-from track2view.trackers.motion import MAX_KEYFRAMES, MIN_TRACKS, all_frames, grow, static_tracks
+from track2view.trackers.growth import MIN_TRACKS, all_frames, at_identity, grow, keyframes_of, static_tracks
 
 SOLVED_TRACKS = 300
 MIN_FRAMES = 8
@@ -45,8 +45,7 @@ def rigid_thing(points: Float32[np.ndarray, "T N 2"], visible: Bool[np.ndarray, 
         return None
     begin, count = int(alive[0]), int(alive[-1] - alive[0]) + 1
     points, visible = points[begin : begin + count], visible[begin : begin + count]
-    stride = -(-count // MAX_KEYFRAMES)
-    keyframes = np.unique(np.append(np.arange(0, count, stride), count - 1))
+    keyframes = keyframes_of(count)
     on_key = visible[keyframes]
     usable = np.flatnonzero(on_key.sum(0) >= MIN_SEEN)
     if len(usable) < MIN_USABLE:
@@ -54,12 +53,7 @@ def rigid_thing(points: Float32[np.ndarray, "T N 2"], visible: Bool[np.ndarray, 
     anchor = on_key.argmax(0)
     chosen = usable[np.linspace(0, len(usable) - 1, min(SOLVED_TRACKS, len(usable))).astype(int)]
     seen = Observations.of(points[keyframes][:, chosen], on_key[:, chosen], anchor[chosen])
-    state = BundleState(
-        rotation=np.tile(np.eye(3), (len(keyframes), 1, 1)),
-        centre=np.zeros((len(keyframes), 3)),
-        inverse_depth=np.ones(len(chosen)),
-        focal=focal,
-    )
+    state = at_identity(len(keyframes), len(chosen), focal)
     state = grow(state, seen, keyframes, 1.0, (1.0,), free_focal_from=None)
     agreeing = static_tracks(state, seen)
     if agreeing.sum() < MIN_TRACKS:

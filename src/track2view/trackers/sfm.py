@@ -10,13 +10,14 @@ from jaxtyping import Bool, Float32, Float64, Int64
 from track2view.errors import UserError
 from track2view.geometry import project, rigid, unproject
 from track2view.progress import progress
-from track2view.records import CameraPath, Clip, TrackSet, horizontal_fov, scale_of
+from track2view.records import CameraPath, Clip, Queries, TrackSet, horizontal_fov, scale_of
 from track2view.trackers.again import seen_again
 from track2view.trackers.bundle import BundleState, Observations, canonical_pixels, residuals, triangulate, world_directions
+from track2view.trackers.camera_motion import CameraMotion, estimate
 from track2view.trackers.flow import EDGE_WINDOW, NeighbourFlow, follow, neighbour_flow, shot_changes
-from track2view.trackers.motion import STATIC_PIXELS, CameraMotion, estimate
-from track2view.trackers.moving import Ground, ImageTracks, View, carry, group, place
-from track2view.trackers.protocol import Queries, Tracking, TrackingReport
+from track2view.trackers.growth import STATIC_PIXELS
+from track2view.trackers.moving_things import Ground, ImageTracks, View, carry, group, place
+from track2view.trackers.protocol import Tracking, TrackingReport
 
 FOCAL_PER_LONGER_SIDE = 1.0
 LOW_PARALLAX_DEGREES = 0.5
@@ -88,7 +89,7 @@ class SfmTracker:
         if _typical_parallax(support) < LOW_PARALLAX_DEGREES:
             wanted, support = _flattened(wanted, camera), _flattened(support, camera)
         xyz = _positions(wanted, support, camera)
-        start = queries.uv.numpy() * np.array([flow.size[1], flow.size[0]], np.float32)
+        start = queries.pixels(flow.size).float().numpy()
         wanted = replace(wanted, visible=seen_again(flow, camera.resized(flow.size), wanted.query_frame, start, xyz, wanted.visible))
         confidence = _confidence(wanted)
         tracks = TrackSet(
@@ -139,7 +140,7 @@ def _lift(flow: NeighbourFlow, camera: CameraPath, queries: Queries) -> _Lifted:
     """
     frames, count = len(camera), len(queries.frame)
     query_frame = queries.frame.numpy()
-    start = queries.uv.numpy() * np.array([flow.size[1], flow.size[0]], np.float32)
+    start = queries.pixels(flow.size).float().numpy()
     intrinsics = camera.resized(flow.size).intrinsics.numpy()
     rotation, centre = camera.camera_from_world[:, :3, :3].numpy(), camera.world_from_camera[:, :3, 3].numpy()
     points, visible = np.empty((frames, count, 2), np.float32), np.empty((frames, count), bool)
@@ -147,7 +148,7 @@ def _lift(flow: NeighbourFlow, camera: CameraPath, queries: Queries) -> _Lifted:
     error, depth_deviation, parallax = np.empty(count), np.empty(count), np.empty(count)
     for frame in progress(np.unique(query_frame), "tracks", len(np.unique(query_frame))):
         batch = np.flatnonzero(query_frame == frame)
-        followed, visible[:, batch] = follow(flow, int(frame), start[batch].astype(np.float32), range(frames), EDGE_WINDOW)
+        followed, visible[:, batch] = follow(flow, int(frame), start[batch], range(frames), EDGE_WINDOW)
         points[:, batch], focal = canonical_pixels(followed, intrinsics)
         state = BundleState(rotation=rotation, centre=centre, inverse_depth=np.ones(len(batch)), focal=focal)
         state, seen, information = _triangulated(state, points[:, batch], visible[:, batch], int(frame))

@@ -179,12 +179,7 @@ def _triangulated(flow: NeighbourFlow, camera: CameraPath, key: int, anchors: _A
     v, u = np.meshgrid(np.arange(spacing / 2, height, spacing), np.arange(spacing / 2, width, spacing), indexing="ij")
     start = np.stack([u, v], axis=-1).reshape(-1, 2).astype(np.float32)
     points, visible = follow(flow, key, start, frames)
-    window = slice(frames.start, frames.stop)
-    part = replace(
-        camera.resized(flow.size),
-        world_from_camera=camera.world_from_camera[window],
-        intrinsics=camera.resized(flow.size).intrinsics[window],
-    )
+    part = camera[frames.start : frames.stop].resized(flow.size)
     canonical, focal = canonical_pixels(points, part.intrinsics.numpy())
     anchor = np.full(len(start), key - frames.start)
     state = BundleState(

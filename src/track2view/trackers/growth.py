@@ -1,7 +1,7 @@
-"""The camera's path and focal length from flow tracks, by growing a bundle adjustment (design section 9)."""
+"""A bundle adjustment that grows frame by frame (design section 9): of a still world before a camera that moves, or of a moving thing."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -22,11 +22,9 @@ from track2view.trackers.bundle import (
     triangulate,
     world_directions,
 )
-from track2view.trackers.flow import NeighbourFlow, follow
 
 GROWTH = 12
 MAX_KEYFRAMES = 120
-FOCAL_FROM_FRAMES = 36
 FOCAL_DEVIATION = 0.01
 FOCAL_VIEW_DEGREES = 1.0
 STATIC_PERCENTILE = 90
@@ -34,105 +32,19 @@ STATIC_PIXELS = 3.0
 MIN_TRACKS = 24
 IDENTITY_SCALES = (32.0, 8.0, 2.0, 1.0)
 TWO_VIEW_SCALES = (2.0, 1.0)
-GROWTH_SCALE = 1.0
-FOCAL_GUESSES = (1.0, 0.8, 1.25)
 TRIED_STARTS = 3
 CLOSE_ANNEALING = (8.0, 4.0, 2.0, 1.0)
-SOWING_ROWS = 20
-MIN_TEXTURE = 1e-4
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FlowTracks:
-    """2D tracks in working pixels."""
-
-    points: Float32[np.ndarray, "T N 2"]
-    visible: Bool[np.ndarray, "T N"]
-    query_frame: Int64[np.ndarray, "N"]
+def keyframes_of(count: int) -> Int64[np.ndarray, "K"]:
+    """The frames that are solved for: all, or as many as are bearable, the first and the last among them."""
+    return np.unique(np.append(np.arange(0, count, -(-count // MAX_KEYFRAMES)), count - 1))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CameraMotion:
-    """Poses of all frames, in a world where the first camera is the identity.
-
-    Attributes:
-        focal: in working pixels.
-        focal_estimated: whether the clip told it.
-        static: which of the tracks it was found from agree with a still scene.
-        error: median reprojection error of these, in working pixels.
-    """
-
-    rotation: Float64[np.ndarray, "T 3 3"]
-    centre: Float64[np.ndarray, "T 3"]
-    focal: float
-    focal_estimated: bool
-    static: Bool[np.ndarray, "N"]
-    error: float
-
-
-def sow(flow: NeighbourFlow, keyframes: Int64[np.ndarray, "K"]) -> FlowTracks:
-    """Tracks for camera estimation: wherever a cell of the image holds no living track, its most textured point starts one."""
-    frames = range(len(flow.grey))
-    height, width = flow.size
-    cell = max(8, min(height, width) // SOWING_ROWS)
-    rows, columns = height // cell, width // cell
-    batches: list[FlowTracks] = []
-    interval = max(1, min(GROWTH, -(-24 // max(1, int(keyframes[1] - keyframes[0])))))
-    for frame in sorted({*keyframes[::interval].tolist(), int(keyframes[-1])}):
-        taken = np.zeros((rows, columns), bool)
-        for batch in batches:
-            alive = batch.points[frame][batch.visible[frame]]
-            row = np.clip((alive[:, 1] * rows / height).astype(int), 0, rows - 1)
-            column = np.clip((alive[:, 0] * columns / width).astype(int), 0, columns - 1)
-            taken[row, column] = True
-        points = _corners(flow.grey[frame], rows, columns, taken)
-        query_frame = np.full(len(points), frame, np.int64)
-        followed, visible = follow(flow, frame, points, frames)
-        batches.append(FlowTracks(points=followed, visible=visible, query_frame=query_frame))
-    return FlowTracks(
-        points=np.concatenate([batch.points for batch in batches], axis=1),
-        visible=np.concatenate([batch.visible for batch in batches], axis=1),
-        query_frame=np.concatenate([batch.query_frame for batch in batches]),
-    )
-
-
-def estimate(flow: NeighbourFlow, focal: float, *, focal_known: bool) -> CameraMotion:
-    """Find poses and, where the clip tells it, the focal length; ``focal`` (working pixels) starts it, or is kept."""
-    count = len(flow.grey)
-    stride = -(-count // MAX_KEYFRAMES)
-    keyframes = np.unique(np.append(np.arange(0, count, stride), count - 1))
-    tracks = sow(flow, keyframes)
-    centred = tracks.points - np.array([flow.size[1] / 2, flow.size[0] / 2], np.float32)
-    on_key = np.searchsorted(keyframes, tracks.query_frame)
-    usable = tracks.visible[keyframes].sum(0) >= min(3, len(keyframes))
-    seen = Observations.of(centred[keyframes], tracks.visible[keyframes] & usable, on_key)
-    scale = GROWTH_SCALE * min(flow.size) / 480
-    state = BundleState(
-        rotation=np.tile(np.eye(3), (len(keyframes), 1, 1)),
-        centre=np.zeros((len(keyframes), 3)),
-        inverse_depth=np.ones(len(on_key)),
-        focal=focal,
-    )
-    guesses = (1.0,) if focal_known else FOCAL_GUESSES
-    state = grow(state, seen, keyframes, scale, guesses, free_focal_from=None if focal_known else FOCAL_FROM_FRAMES)
-    static = static_tracks(state, seen) & usable
-    if static.sum() >= MIN_TRACKS:
-        seen = seen.where(static[seen.track])
-    free = range(1, len(keyframes))
-    telling = count >= FOCAL_FROM_FRAMES and not focal_known and _turns_or_travels(state, seen)
-    estimated = telling and focal_deviation(state, seen, free, 1.0) < FOCAL_DEVIATION
-    if not estimated:
-        state = replace(state, focal=focal)
-    state = solve(state, seen, free=free, free_focal=estimated, scale=1.0, iterations=30)
-    error, in_front = residuals(state, seen)
-    rotation, centre = all_frames(state, seen, keyframes, centred, tracks.visible, static)
-    return CameraMotion(
-        rotation=rotation,
-        centre=centre,
-        focal=state.focal,
-        focal_estimated=estimated,
-        static=static,
-        error=float(np.median(np.linalg.norm(error[in_front], axis=-1))) if in_front.any() else 0.0,
+def at_identity(keyframes: int, tracks: int, focal: float) -> BundleState:
+    """Where :func:`grow` begins: cameras that stand still before points at depth 1."""
+    return BundleState(
+        rotation=np.tile(np.eye(3), (keyframes, 1, 1)), centre=np.zeros((keyframes, 3)), inverse_depth=np.ones(tracks), focal=focal
     )
 
 
@@ -162,7 +74,7 @@ def grow(
         free = range(1, until)
         state = solve(state, window, free=free, free_focal=False, scale=scale, iterations=8)
         due = free_focal_from is not None and until * (keyframes[1] - keyframes[0]) >= free_focal_from
-        if due and _turns_or_travels(state, window) and focal_deviation(state, window, free, scale) < FOCAL_DEVIATION:
+        if due and turns_or_travels(state, window) and focal_deviation(state, window, free, scale) < FOCAL_DEVIATION:
             state = solve(state, window, free=free, free_focal=True, scale=scale, iterations=12)
         known = _agreeing(state, window)
         solved = until
@@ -257,7 +169,7 @@ def _homogeneous(state: BundleState, seen: Observations) -> tuple[Float64[np.nda
     return directions, state.inverse_depth
 
 
-def _turns_or_travels(state: BundleState, seen: Observations) -> bool:
+def turns_or_travels(state: BundleState, seen: Observations) -> bool:
     """Whether the views differ enough to tell a focal length: deviations from residuals alone miss what drifts together."""
     turned = Rotation.from_matrix(state.rotation[seen.frame] @ state.rotation[seen.anchor[seen.track]].transpose(0, 2, 1))
     baseline = state.centre[seen.frame] - state.centre[seen.anchor[seen.track]]
@@ -308,16 +220,3 @@ def all_frames(
                 1.0,
             )
     return rotation, centre
-
-
-def _corners(grey: np.ndarray, rows: int, columns: int, taken: Bool[np.ndarray, "r c"]) -> Float32[np.ndarray, "n 2"]:
-    """The point of largest minimal gradient eigenvalue in each cell that is not taken; flat cells give none."""
-    height, width = grey.shape
-    strength = cv2.cornerMinEigenVal(cv2.GaussianBlur(grey, (0, 0), 1.0), 5).astype(np.float32)
-    cell_height, cell_width = height // rows, width // columns
-    cells = strength[: rows * cell_height, : columns * cell_width].reshape(rows, cell_height, columns, cell_width)
-    flat = cells.transpose(0, 2, 1, 3).reshape(rows, columns, -1)
-    best = flat.argmax(-1)
-    row, column = np.nonzero(~taken & (flat.max(-1) > MIN_TEXTURE))
-    v, u = np.divmod(best[row, column], cell_width)
-    return np.stack([column * cell_width + u + 0.5, row * cell_height + v + 0.5], axis=-1).astype(np.float32)

@@ -1,0 +1,128 @@
+"""The camera's path and focal length from flow tracks, by growing a bundle adjustment (design section 9)."""
+
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float32, Float64, Int64
+
+from track2view.trackers.bundle import Observations, focal_deviation, residuals, solve
+from track2view.trackers.flow import NeighbourFlow, follow
+from track2view.trackers.growth import (
+    FOCAL_DEVIATION,
+    GROWTH,
+    MIN_TRACKS,
+    all_frames,
+    at_identity,
+    grow,
+    keyframes_of,
+    static_tracks,
+    turns_or_travels,
+)
+
+FOCAL_FROM_FRAMES = 36
+GROWTH_SCALE = 1.0
+FOCAL_GUESSES = (1.0, 0.8, 1.25)
+SOWING_ROWS = 20
+MIN_TEXTURE = 1e-4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FlowTracks:
+    """2D tracks in working pixels."""
+
+    points: Float32[np.ndarray, "T N 2"]
+    visible: Bool[np.ndarray, "T N"]
+    query_frame: Int64[np.ndarray, "N"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CameraMotion:
+    """Poses of all frames, in a world where the first camera is the identity.
+
+    Attributes:
+        focal: in working pixels.
+        focal_estimated: whether the clip told it.
+        static: which of the tracks it was found from agree with a still scene.
+        error: median reprojection error of these, in working pixels.
+    """
+
+    rotation: Float64[np.ndarray, "T 3 3"]
+    centre: Float64[np.ndarray, "T 3"]
+    focal: float
+    focal_estimated: bool
+    static: Bool[np.ndarray, "N"]
+    error: float
+
+
+def sow(flow: NeighbourFlow, keyframes: Int64[np.ndarray, "K"]) -> FlowTracks:
+    """Tracks for camera estimation: wherever a cell of the image holds no living track, its most textured point starts one."""
+    frames = range(len(flow.grey))
+    height, width = flow.size
+    cell = max(8, min(height, width) // SOWING_ROWS)
+    rows, columns = height // cell, width // cell
+    batches: list[FlowTracks] = []
+    interval = max(1, min(GROWTH, -(-24 // max(1, int(keyframes[1] - keyframes[0])))))
+    for frame in sorted({*keyframes[::interval].tolist(), int(keyframes[-1])}):
+        taken = np.zeros((rows, columns), bool)
+        for batch in batches:
+            alive = batch.points[frame][batch.visible[frame]]
+            row = np.clip((alive[:, 1] * rows / height).astype(int), 0, rows - 1)
+            column = np.clip((alive[:, 0] * columns / width).astype(int), 0, columns - 1)
+            taken[row, column] = True
+        points = _corners(flow.grey[frame], rows, columns, taken)
+        query_frame = np.full(len(points), frame, np.int64)
+        followed, visible = follow(flow, frame, points, frames)
+        batches.append(FlowTracks(points=followed, visible=visible, query_frame=query_frame))
+    return FlowTracks(
+        points=np.concatenate([batch.points for batch in batches], axis=1),
+        visible=np.concatenate([batch.visible for batch in batches], axis=1),
+        query_frame=np.concatenate([batch.query_frame for batch in batches]),
+    )
+
+
+def estimate(flow: NeighbourFlow, focal: float, *, focal_known: bool) -> CameraMotion:
+    """Find poses and, where the clip tells it, the focal length; ``focal`` (working pixels) starts it, or is kept."""
+    count = len(flow.grey)
+    keyframes = keyframes_of(count)
+    tracks = sow(flow, keyframes)
+    centred = tracks.points - np.array([flow.size[1] / 2, flow.size[0] / 2], np.float32)
+    on_key = np.searchsorted(keyframes, tracks.query_frame)
+    usable = tracks.visible[keyframes].sum(0) >= min(3, len(keyframes))
+    seen = Observations.of(centred[keyframes], tracks.visible[keyframes] & usable, on_key)
+    scale = GROWTH_SCALE * min(flow.size) / 480
+    state = at_identity(len(keyframes), len(on_key), focal)
+    guesses = (1.0,) if focal_known else FOCAL_GUESSES
+    state = grow(state, seen, keyframes, scale, guesses, free_focal_from=None if focal_known else FOCAL_FROM_FRAMES)
+    static = static_tracks(state, seen) & usable
+    if static.sum() >= MIN_TRACKS:
+        seen = seen.where(static[seen.track])
+    free = range(1, len(keyframes))
+    telling = count >= FOCAL_FROM_FRAMES and not focal_known and turns_or_travels(state, seen)
+    estimated = telling and focal_deviation(state, seen, free, 1.0) < FOCAL_DEVIATION
+    if not estimated:
+        state = replace(state, focal=focal)
+    state = solve(state, seen, free=free, free_focal=estimated, scale=1.0, iterations=30)
+    error, in_front = residuals(state, seen)
+    rotation, centre = all_frames(state, seen, keyframes, centred, tracks.visible, static)
+    return CameraMotion(
+        rotation=rotation,
+        centre=centre,
+        focal=state.focal,
+        focal_estimated=estimated,
+        static=static,
+        error=float(np.median(np.linalg.norm(error[in_front], axis=-1))) if in_front.any() else 0.0,
+    )
+
+
+def _corners(grey: np.ndarray, rows: int, columns: int, taken: Bool[np.ndarray, "r c"]) -> Float32[np.ndarray, "n 2"]:
+    """The point of largest minimal gradient eigenvalue in each cell that is not taken; flat cells give none."""
+    height, width = grey.shape
+    strength = cv2.cornerMinEigenVal(cv2.GaussianBlur(grey, (0, 0), 1.0), 5).astype(np.float32)
+    cell_height, cell_width = height // rows, width // columns
+    cells = strength[: rows * cell_height, : columns * cell_width].reshape(rows, cell_height, columns, cell_width)
+    flat = cells.transpose(0, 2, 1, 3).reshape(rows, columns, -1)
+    best = flat.argmax(-1)
+    row, column = np.nonzero(~taken & (flat.max(-1) > MIN_TEXTURE))
+    v, u = np.divmod(best[row, column], cell_width)
+    return np.stack([column * cell_width + u + 0.5, row * cell_height + v + 0.5], axis=-1).astype(np.float32)
