@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pixel_unshuffle
 
 from track2view.cameras import apply_move, parse_move
-from track2view.model import TrackCondition, TrackConditioner, ViewCondition, scatter_tracks
+from track2view.model.conditioners.bilinear import scatter_tracks
+from track2view.model.conditioners.tracks import TrackCondition, TrackConditioner, ViewCondition
 from track2view.pairing import pair_by_projection
 from track2view.records import Queries
 from track2view.scenes import make_camera, make_world, render_view, track_points

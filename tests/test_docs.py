@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from track2view.cameras import read_keyframes
+from track2view.model.make import new_model
 from track2view.records import CameraPath
 
 ROOT = Path(__file__).parents[1]
@@ -65,17 +66,19 @@ def test_the_commands_and_the_python_of_the_models_page_run(workshop: Path) -> N
 
 
 def test_the_commands_of_the_data_page_run(tmp_path: Path) -> None:
+    new_model("micro", tmp_path)
     for line in "".join(blocks("docs/data.md", "sh")).strip().splitlines():
-        words = [sys.executable, "-m", *shlex.split(line)]
+        small = line.replace("BASE", "base").replace("480 832", "48 80").replace("cuda", "cpu")
+        words = [sys.executable, "-m", *shlex.split(small)]
         done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False, env=os.environ)
         assert done.returncode == 0, done.stderr
     samples = list(tmp_path.glob("out/samples/**/sample.json"))
     assert len(list((tmp_path / "pictures").glob("*.png"))) == 2 + len(samples) > 2
     assert (tmp_path / "out" / "manifest.parquet").exists()
-    (code,) = blocks("docs/data.md", "python")
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False, env=os.environ)
-    assert done.returncode == 0, done.stderr
-    assert "[9, 3, 64, 112]" in done.stdout
+    for code, said in zip(blocks("docs/data.md", "python"), ("[9, 3, 64, 112]", "(3, 6, 10)"), strict=True):
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False, env=os.environ)
+        assert done.returncode == 0, done.stderr
+        assert said in done.stdout
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda each: each[0])

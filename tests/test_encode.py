@@ -7,7 +7,8 @@ import torch
 
 from track2view.cli import main
 from track2view.curate import curate, export_scene
-from track2view.curate.encode import caption_key, encode_samples, read_encoded
+from track2view.curate.encode import encode_samples
+from track2view.encoding import EncodingRecord, caption_key, latents_key
 from track2view.errors import UserError
 from track2view.model.checkpoint import load_vae
 from track2view.model.latents import LatentGrid, encode
@@ -31,18 +32,21 @@ def curated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_shards_hold_what_the_base_says_of_each_sample(curated: tuple[Path, Path]) -> None:
     out, base = curated
     folder = encode_samples(out, base)
+    latents, text = ShardReader(folder / "latents"), ShardReader(folder / "text")
     for sample in (path.parent for path in out.glob("samples/**/sample.json")):
         record = load_record(sample)
-        source, target, states = read_encoded(folder, record.name, record.caption)
-        for latents, view in ((source, "source"), (target, "target")):
+        states = text[caption_key(record.caption)]
+        for view in ("source", "target"):
+            found = latents[latents_key(record.name, view)]
             clip = read_clip(sample / f"{view}.mp4")
             expected = encode(load_vae(base), LatentGrid(frames=9, size=clip.size).padded(clip.frames))[0]
-            assert latents.dtype == torch.float16
-            assert torch.allclose(latents.float(), expected, rtol=1e-3, atol=1e-3)
+            assert torch.equal(found, expected.half())
         expected = PromptCache(base, out / "prompts").encode([record.caption])[0][0]
-        assert torch.allclose(states.float(), expected[: len(states)], rtol=1e-3, atol=1e-3)
+        assert torch.equal(states, expected[: len(states)])
         assert float(expected[len(states) :].abs().max()) == 0.0
-    assert caption_key("") in set(ShardReader(folder / "text"))
+        assert len(states) < 512
+    assert caption_key("") in text
+    assert EncodingRecord.load(folder) == EncodingRecord(base="base", size=None, text_length=512, samples=2, captions=len(text))
 
 
 def test_what_is_encoded_is_kept_and_damage_is_found(curated: tuple[Path, Path]) -> None:
@@ -55,24 +59,35 @@ def test_what_is_encoded_is_kept_and_damage_is_found(curated: tuple[Path, Path])
     content = bytearray(shard.read_bytes())
     content[-1] ^= 1
     shard.write_bytes(content)
-    reader = ShardReader(folder / "latents")
     with pytest.raises(UserError, match="not what was written"):
-        reader[next(iter(reader))]
+        ShardReader(folder / "latents").verify()
+    key = next(iter(ShardReader(folder / "latents")))
     shard.unlink()
-    (folder / "latents/index.parquet").unlink()
+    with pytest.raises(UserError, match=r"cannot be read .*; delete it"):
+        ShardReader(folder / "latents")[key]
     encode_samples(out, base)
-    assert len(ShardReader(folder / "latents")) == 4
+    reader = ShardReader(folder / "latents")
+    assert len(reader) == 4
+    reader.verify()
     with pytest.raises(UserError, match="no tensor"):
         ShardReader(folder / "latents")["nobody/source"]
 
 
 def test_the_command_encodes_at_another_size_beside_it(curated: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     out, base = curated
-    main(["curate", "encode", str(out), "--base", str(base), "--size", "32"])
+    main(["curate", "encode", str(out), "--base", str(base), "--size", "32", "48"])
     folder = Path(capsys.readouterr().out.strip())
-    assert folder.name.endswith("-32")
-    record = load_record(next(out.glob("samples/**/sample.json")).parent)
-    assert read_encoded(folder, record.name, record.caption)[0].shape[1:] == (3, 4, 8)
+    assert folder.name.endswith("-32x48")
+    latents = ShardReader(folder / "latents")
+    assert {tuple(latents[key].shape[1:]) for key in latents} == {(3, 4, 6)}
+
+
+def test_what_an_older_format_holds_is_not_mixed_with_ours(curated: tuple[Path, Path]) -> None:
+    out, base = curated
+    folder = encode_samples(out, base, size=(16, 32))
+    (folder / "encoding.json").write_text('{"format": "track2view.encoding/1"}')
+    with pytest.raises(UserError, match=r"encoding\.json: .*format: expected"):
+        encode_samples(out, base, size=(16, 32))
 
 
 def test_what_is_missing_is_named(curated: tuple[Path, Path], tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import torch
 from track2view.curate import SceneRecord
 from track2view.errors import UserError
 from track2view.records import Clip, Queries
-from track2view.samples import FORMAT, SampleRecord, load_record, read_names, write_manifest
+from track2view.samples import FORMAT, SCHEMA, SampleRecord, load_record, read_manifest, write_manifest
 from track2view.shards import ShardReader, write_index, write_shard
 from track2view.trackers.external import read_answer
 
@@ -70,9 +70,10 @@ def test_names_that_lead_out_of_the_folder_are_refused(name: object, tmp_path: P
     with pytest.raises(UserError, match=r"sample\.json.*name"):
         load_record(write_sample(tmp_path / "s", name=name))
     if not isinstance(name, int):
-        pyarrow.parquet.write_table(pyarrow.table({"name": pyarrow.array([name], pyarrow.string())}), tmp_path / "m.parquet")
-        with pytest.raises(UserError, match=r"m\.parquet: name"):
-            read_names(tmp_path / "m.parquet")
+        row = {**asdict(RECORD), "height": 64, "width": 112, "name": name}
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row], schema=SCHEMA), tmp_path / "m.parquet")
+        with pytest.raises(UserError, match=r"m\.parquet: .*name"):
+            read_manifest(tmp_path / "m.parquet")
 
 
 @pytest.mark.parametrize("shard", ["../x.safetensors", "/x.safetensors", "", None])
@@ -145,19 +146,25 @@ def all_of(folder: Path) -> None:
         reader[key]
 
 
+def verified(folder: Path) -> None:
+    ShardReader(folder).verify()
+
+
 def shards(folder: Path) -> None:
     """With the checksum that the damaged file has: what its maker would write."""
     write_index(folder)
     all_of(folder)
+    verified(folder)
 
 
 READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "sample": ("sample.json", load_record),
     "samples": ("sample.json", lambda folder: write_manifest(folder, folder / "m2.parquet")),
     "scene": ("scene.json", SceneRecord.load),
-    "manifest": ("manifest.parquet", lambda folder: read_names(folder / "manifest.parquet")),
+    "manifest": ("manifest.parquet", lambda folder: read_manifest(folder / "manifest.parquet")),
     "index": ("index.parquet", all_of),
     "shard": ("a.safetensors", all_of),
+    "shard, verified": ("a.safetensors", verified),
     "shard, listed": ("a.safetensors", shards),
     "answer": ("tracking.npz", lambda folder: read_answer(folder / "tracking.npz", "mine", CLIP, QUERIES, None)),
 }

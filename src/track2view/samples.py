@@ -15,11 +15,13 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
+from track2view.cameras import read_camera
 from track2view.errors import UserError
 from track2view.files import ARRAY_BYTES, atomic_folder, atomic_path, read_record, write_record
 from track2view.records import CameraPath, PairedTracks, Size
 
 FORMAT = "track2view.sample/1"
+FILES = ("source.mp4", "target.mp4", "source_camera.json", "target_camera.json", "tracks.npz")
 CHUNK = 1 << 20
 MOST = 1 << 31
 
@@ -98,23 +100,51 @@ class Sample:
     pairs: PairedTracks
 
     def __post_init__(self) -> None:
-        for name, length in (
-            ("source_camera", len(self.source_camera)),
-            ("target_camera", len(self.target_camera)),
-            ("pairs", len(self.pairs.confidence)),
+        frames, size, (length, tracks) = self.record.frames, self.record.size, self.pairs.confidence.shape
+        for name, what, expected, found in (
+            ("source_camera", "frames", frames, len(self.source_camera)),
+            ("target_camera", "frames", frames, len(self.target_camera)),
+            ("pairs", "frames", frames, length),
+            ("pairs", "tracks", self.record.tracks, tracks),
+            ("source_camera", "(height, width)", size, self.source_camera.size),
+            ("target_camera", "(height, width)", size, self.target_camera.size),
         ):
-            if length != self.record.frames:
-                raise UserError(f"Sample.{name}: expected {self.record.frames} frames as the record says, got {length}")
+            if found != expected:
+                raise UserError(f"Sample.{name}: expected {expected} {what} as the record says, got {found}")
+
+    @staticmethod
+    def load(folder: Path) -> "Sample":
+        """Read what :meth:`save` wrote; of the videos no more than that they are there.
+
+        Raises:
+            UserError: not a sample, a file that is missing or damaged, or files that disagree, by name.
+        """
+        record = load_record(folder)
+        if missing := [name for name in FILES if not (folder / name).is_file()]:
+            raise UserError(f"{folder}: not a whole sample (it has no {missing[0]}); delete it and run `track2view curate run` again")
+        source_file, target_file, source_camera, target_camera, pairs = (folder / name for name in FILES)
+        try:
+            return Sample(
+                record=record,
+                source_file=source_file,
+                target_file=target_file,
+                source_camera=read_camera(source_camera),
+                target_camera=read_camera(target_camera),
+                pairs=PairedTracks.load(pairs),
+            )
+        except UserError as error:
+            raise UserError(str(error) if str(folder) in str(error) else f"{folder}: {error}") from None
 
     def save(self, root: Path) -> Path:
         """Write ``root/name``; the folder appears only when it is whole."""
         folder = root / self.record.name
         with atomic_folder(folder) as partial:
-            shutil.copyfile(self.source_file, partial / "source.mp4")
-            shutil.copyfile(self.target_file, partial / "target.mp4")
-            self.source_camera.save(partial / "source_camera.json")
-            self.target_camera.save(partial / "target_camera.json")
-            self.pairs.save(partial / "tracks.npz")
+            source_file, target_file, source_camera, target_camera, pairs = (partial / name for name in FILES)
+            shutil.copyfile(self.source_file, source_file)
+            shutil.copyfile(self.target_file, target_file)
+            self.source_camera.save(source_camera)
+            self.target_camera.save(target_camera)
+            self.pairs.save(pairs)
             write_record(partial / "sample.json", self.record, FORMAT)
         return folder
 
@@ -150,19 +180,18 @@ def write_table(path: Path, table: pyarrow.Table) -> None:
         pyarrow.parquet.write_table(table, file)
 
 
-def read_names(path: Path) -> list[str]:
-    """The names that a manifest lists.
+def read_manifest(path: Path) -> list[SampleRecord]:
+    """The rows of a manifest: the inverse of :func:`write_manifest`.
 
     Raises:
-        UserError: no manifest there, a damaged one, or a name that leads out of the folder of samples.
+        UserError: no manifest there, a damaged one, or a row that is no record, by its field.
     """
     if not path.exists():
         raise UserError(f"{path}: no such manifest; `track2view curate run` writes one")
-    names = [row["name"] for row in read_table(path, ["name"])]
-    for name in names:
-        if not isinstance(name, str) or not is_inside(name):
-            raise UserError(f"{path}: name: {name!r:.80} is no place below the folder of samples")
-    return names
+    try:
+        return [SampleRecord(size=(row.pop("height"), row.pop("width")), **row) for row in read_table(path, SCHEMA.names)]
+    except (TypeError, UserError) as error:
+        raise UserError(f"{path}: {' '.join(str(error).removeprefix(f'{path}: ').split()):.300}") from None
 
 
 def read_table(path: Path, columns: list[str]) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """What is computed once for many samples: tensors in safetensors shards, an index that says where each is, and checksums.
 
 ``index.parquet`` has a row for each tensor: ``key``, ``shard`` (file name) and ``sha256`` of that file. A shard is written
-once, whole; a reader that finds another checksum says so.
+once, whole.
 """
 
 from collections.abc import Iterator
@@ -16,9 +16,11 @@ from torch import Tensor
 
 from track2view.errors import UserError
 from track2view.files import atomic_path
+from track2view.progress import progress
 from track2view.samples import file_sha256, read_table, write_table
 
 LONGEST_NAME = 255
+REMEDY = "delete it and run `track2view curate encode` again"
 SCHEMA = pyarrow.schema([(name, pyarrow.string()) for name in ("key", "shard", "sha256")])
 
 
@@ -33,7 +35,7 @@ def write_index(folder: Path) -> int:
     rows = []
     for path in sorted(folder.glob("[!.]*.safetensors")):
         digest = file_sha256(path)
-        with _opened(path) as shard:
+        with _damage_named(path), safe_open(path, "pt") as shard:
             rows += [{"key": key, "shard": path.name, "sha256": digest} for key in shard.keys()]  # noqa: SIM118
     rows.sort(key=lambda row: row["key"])
     write_table(folder / "index.parquet", pyarrow.Table.from_pylist(rows, schema=SCHEMA))
@@ -46,10 +48,13 @@ def is_file_name(name: str) -> bool:
 
 
 class ShardReader:
-    """Tensors by key; each shard's checksum is verified when it is first opened.
+    """Tensors by key. Each shard is opened once and kept open; what its header announces is trusted.
+
+    A checksum tells of a shard that is damaged inside, and costs reading all of it: :meth:`verify` does so for all shards, once,
+    when a run begins. A reader goes to other processes, forked or by pickle: open shards stay behind, and are opened anew.
 
     Raises:
-        UserError: no index there.
+        UserError: no index there, or not of this format.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -62,8 +67,12 @@ class ShardReader:
             name = row["shard"]
             if not all(isinstance(value, str) for value in row.values()) or not is_file_name(name):
                 raise UserError(f"{path}: expected keys, names of shards beside it and checksums, got {row!s:.120}")
-        self._places = {row["key"]: (row["shard"], row["sha256"]) for row in rows}
-        self._verified: set[str] = set()
+        self._places = {row["key"]: row["shard"] for row in rows}
+        self._digests = sorted({(row["shard"], row["sha256"]) for row in rows})
+        self._open: dict[str, Any] = {}
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_open": {}}
 
     def __len__(self) -> int:
         return len(self._places)
@@ -72,28 +81,40 @@ class ShardReader:
         """All keys, in order."""
         return iter(self._places)
 
+    def __contains__(self, key: str) -> bool:
+        """Whether the index lists it and its shard is there."""
+        return key in self._places and (self.folder / self._places[key]).is_file()
+
     def __getitem__(self, key: str) -> Tensor:
-        """One tensor.
+        """One tensor; its memory is the file's, paged in as it is read.
 
         Raises:
-            UserError: no such key, or a shard that is not what was written.
+            UserError: no such key, or a shard that cannot be read.
         """
         if key not in self._places:
             raise UserError(f"{self.folder}: no tensor {key!r}; `track2view curate encode` adds what is missing")
-        name, digest = self._places[key]
+        name = self._places[key]
         path = self.folder / name
-        if name not in self._verified:
+        with _damage_named(path):
+            if name not in self._open:
+                self._open[name] = safe_open(path, "pt")
+            return self._open[name].get_tensor(key)
+
+    def verify(self) -> None:
+        """Read every shard once and compare its checksum, with a progress bar.
+
+        Raises:
+            UserError: a shard that is gone, or not what was written, by name.
+        """
+        for name, digest in progress(self._digests, f"verifying {self.folder.name}", len(self._digests)):
+            path = self.folder / name
             if not path.is_file() or file_sha256(path) != digest:
-                raise UserError(f"{path}: gone, or not what was written (checksum); delete it and run `track2view curate encode` again")
-            self._verified.add(name)
-        with _opened(path) as shard:
-            return shard.get_tensor(key)
+                raise UserError(f"{path}: gone, or not what was written (checksum); {REMEDY}")
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _damage_named(path: Path) -> Iterator[None]:
     try:
-        with safe_open(path, "pt") as shard:
-            yield shard
+        yield
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); delete it and run `track2view curate encode` again") from None
+        raise UserError(f"{path}: cannot be read ({error}); {REMEDY}") from None

@@ -71,6 +71,7 @@ def read_clip(
     path: Path | str,
     *,
     short_side: int | None = None,
+    resized: Size | None = None,
     start: float = 0.0,
     end: float | None = None,
     frames: int | None = None,
@@ -83,6 +84,7 @@ def read_clip(
 
     Args:
         short_side: resize so that the shorter side has this many pixels (rounded to even sizes).
+        resized: resize to this (H, W), whatever becomes of the picture's shape; ``short_side`` is then not asked.
         start: beginning of the window in seconds; what comes before is not decoded.
         end: end of the window in seconds; the clip's end by default.
         frames: at most this many frames.
@@ -93,7 +95,8 @@ def read_clip(
     """
     check_positive(size=short_side, frames=frames)
     path = Path(path)
-    window = {"short_side": short_side, "start": start, "end": end, "frames": frames, "fps": None if fps is None else str(fps)}
+    window = {"short_side": short_side, "resized": resized, "start": start, "end": end, "frames": frames}
+    window |= {"fps": None if fps is None else str(fps)}
     with closing(_decoder(path, {"do": "read", "window": window})) as messages:
         info = _info(next(messages)[1])
         pixels = _filled(path, info, progress(messages, "reading", info.count))

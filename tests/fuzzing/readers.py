@@ -154,6 +154,7 @@ def read_shards(path: Path) -> None:
     shards = ShardReader(path)
     for key in shards:
         shards[key]
+    shards.verify()
 
 
 CAMERAS = ("track2view.cameras", "track2view.records")

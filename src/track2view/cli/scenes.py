@@ -141,8 +141,8 @@ class EncodeSamples:
     """Folder that `track2view curate run` wrote: samples/ and manifest.parquet."""
     base: Path
     """Base in diffusers' Wan layout."""
-    size: int | None = None
-    """Encode at this short side instead of the videos' own."""
+    size: tuple[int, int] | None = None
+    """Height and width to encode at, instead of each video's own: resized to cover them, then cut at the centre."""
     device: str = "cpu"
     """Where to compute: cpu, cuda."""
 
@@ -150,7 +150,7 @@ class EncodeSamples:
         """Encode them."""
         from track2view.curate.encode import encode_samples
 
-        print(encode_samples(self.folder, self.base, short_side=self.size, device=self.device))
+        print(encode_samples(self.folder, self.base, size=self.size, device=self.device))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,8 +47,9 @@ def main() -> None:
 
 
 def _send_pictures(path: Path, window: dict, notices: list[str]) -> None:
-    fps = window.pop("fps")
-    for each in pictures(path, Window(**window, fps=None if fps is None else Fraction(fps)), notices):
+    fps, resized = window.pop("fps"), window.pop("resized")
+    wanted = Window(**window, fps=None if fps is None else Fraction(fps), resized=None if resized is None else tuple(resized))
+    for each in pictures(path, wanted, notices):
         if isinstance(each, Header):
             _send_header(each)
         elif each is None:

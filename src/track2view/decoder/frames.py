@@ -62,6 +62,7 @@ class Window:
     """Which part is wanted, and how large: as :func:`track2view.video.read_clip` has it."""
 
     short_side: int | None = None
+    resized: tuple[int, int] | None = None
     start: float = 0.0
     end: float | None = None
     frames: int | None = None
@@ -82,6 +83,8 @@ class Window:
 
     def size(self, own: tuple[int, int]) -> tuple[int, int]:
         """(H, W) of what is delivered."""
+        if self.resized is not None:
+            return self.resized
         if self.short_side is None or min(own) == self.short_side:
             return own
         scale = self.short_side / min(own)

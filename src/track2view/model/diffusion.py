@@ -16,7 +16,7 @@ from torch import Tensor
 from track2view.errors import UserError, notice
 from track2view.model.checkpoint import AdapterRecord, load_adapter, load_transformer, load_vae, save_adapter
 from track2view.model.conditioners.protocol import Conditioning
-from track2view.model.conditioners.tracks import TrackCondition, ViewCondition
+from track2view.model.conditioners.tracks import TrackCondition, on_padded
 from track2view.model.cost import MEMORY_MODES, MemoryMode, Shape, memory_needed
 from track2view.model.dual_view import DualViewModel, Memory, attention_backends
 from track2view.model.latents import FRAME_STRIDE, LatentGrid, decode, encode
@@ -332,15 +332,6 @@ def velocity_of(
 
 def _joined(memories: list[list[Memory]]) -> list[tuple[Tensor, Tensor]]:
     return [(torch.cat([key for key, _ in block]), torch.cat([value for _, value in block])) for block in zip(*memories, strict=True)]
-
-
-def on_padded(condition: TrackCondition, grid: LatentGrid) -> TrackCondition:
-    """Image positions of the clip as positions in the padded picture that the token grid covers."""
-
-    def moved(view: ViewCondition) -> ViewCondition:
-        return replace(view, uv=grid.uv_in_padded(view.uv))
-
-    return replace(condition, source=moved(condition.source), target=moved(condition.target))
 
 
 class _Stopped:

@@ -28,20 +28,33 @@ from track2view.model.folders import OFFLINE, TRUSTING_NOBODY, check_report, che
 from track2view.records import Clip
 
 MAX_TOKENS = 512
+"""Wan's; a base whose tokenizer says fewer has fewer (:func:`text_length`)."""
 HASHED_BYTES = 1 << 20
 MOST_EXTRA_TOKENS, LONGEST_PIECE = 10_000, 1000
 NEGATIVE_PROMPT = "blurry, distorted, static, overexposed, watermark, subtitles, low quality, deformed"
+
+
+def text_length(tokenizer: PreTrainedTokenizerBase) -> int:
+    """How many encoder states the transformer attends to, in training as at inference: those of a prompt, then zeros.
+
+    Raises:
+        UserError: a tokenizer that says no number.
+    """
+    most = tokenizer.model_max_length
+    if not isinstance(most, int | float) or not most >= 1:
+        raise UserError(f"tokenizer_config.json: model_max_length: expected a positive number, got {most!r:.60}")
+    return int(min(MAX_TOKENS, most))
 
 
 @torch.no_grad()
 def encode_prompt(
     tokenizer: PreTrainedTokenizerBase, encoder: UMT5EncoderModel, prompt: str, device: torch.device | str
 ) -> Float[Tensor, "1 L E"]:
-    """Encoder states of a prompt, zero beyond its end, as Wan was trained: 512 tokens, longer prompts are cut."""
+    """Encoder states of a prompt, zero beyond its end, as Wan was trained: L of :func:`text_length`, longer prompts are cut."""
     tokens = tokenizer(
         [prompt_clean(prompt)],
         padding="max_length",
-        max_length=MAX_TOKENS,
+        max_length=text_length(tokenizer),
         truncation=True,
         return_attention_mask=True,
         return_tensors="pt",
@@ -74,15 +87,25 @@ def load_text_encoder(base: Path, dtype: torch.dtype, device: torch.device | str
     """
     encoder_parameters(base)
     check_weights(base / "text_encoder", _outlined_encoder(base))
-    _check_tokenizer(base / "tokenizer")
-    tokenizer = loaded(lambda: AutoTokenizer.from_pretrained(base / "tokenizer", **TRUSTING_NOBODY), base / "tokenizer")
-    if not isinstance(tokenizer, PreTrainedTokenizerBase):
-        raise UserError(f"{base / 'tokenizer'}: holds a {type(tokenizer).__name__}, not a tokenizer")
+    tokenizer = load_tokenizer(base)
     encoder = _whole_encoder(base, dtype)
     if (most := max(tokenizer.get_vocab().values(), default=0)) >= encoder.config.vocab_size:
         raise UserError(f"{base / 'tokenizer'}: has a token {most}, the text encoder knows {encoder.config.vocab_size}")
     nn.Module.to(encoder, device)
     return tokenizer, encoder
+
+
+def load_tokenizer(base: Path) -> PreTrainedTokenizerBase:
+    """A base's tokenizer.
+
+    Raises:
+        UserError: a base without one.
+    """
+    _check_tokenizer(base / "tokenizer")
+    tokenizer = loaded(lambda: AutoTokenizer.from_pretrained(base / "tokenizer", **TRUSTING_NOBODY), base / "tokenizer")
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise UserError(f"{base / 'tokenizer'}: holds a {type(tokenizer).__name__}, not a tokenizer")
+    return tokenizer
 
 
 def _check_tokenizer(folder: Path) -> None:

@@ -5,7 +5,7 @@ Shapes: B clips, F latent frames, N tracks, h w token grid, D model width, d con
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from diffusers.configuration_utils import register_to_config
@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from track2view.model.conditioners.bilinear import sample_tracks, scatter_tracks
 from track2view.model.conditioners.protocol import Conditioner, Conditioning, Views
+from track2view.model.latents import LatentGrid
 from track2view.records import PairedTracks, ViewTracks
 
 ROBUST_RANGE = (0.02, 0.98)
@@ -66,6 +67,15 @@ class TrackCondition:
             for (uv, _, valid), near in zip(views, disparity, strict=True)
         )
         return TrackCondition(source=source, target=target, confidence=pairs.confidence[frames][None])
+
+
+def on_padded(condition: TrackCondition, grid: LatentGrid) -> TrackCondition:
+    """Image positions of the clip as positions in the padded picture that the token grid covers."""
+
+    def moved(view: ViewCondition) -> ViewCondition:
+        return replace(view, uv=grid.uv_in_padded(view.uv))
+
+    return replace(condition, source=moved(condition.source), target=moved(condition.target))
 
 
 def normalised_disparity(disparity: list[Float[Tensor, "F N"]], valid: list[Bool[Tensor, "F N"]]) -> list[Float[Tensor, "F N"]]:

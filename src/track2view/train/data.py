@@ -1,0 +1,203 @@
+"""Training examples from a manifest, its samples and what was encoded of them; and batches of these.
+
+It imports what reading needs and no more: neither PyAV nor transformers, no file locks. Shapes: B examples, C F Y X latents, L E
+text states, N tracks.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from jaxtyping import Float, Float32
+from torch import Tensor
+from torch.nn.functional import pad
+from torch.utils.data import Dataset
+
+from track2view.encoding import EncodingRecord, caption_key, latents_key
+from track2view.errors import UserError
+from track2view.model.conditioners.tracks import TrackCondition, ViewCondition, on_padded
+from track2view.model.latents import LatentGrid
+from track2view.samples import Sample, SampleRecord, read_manifest
+from track2view.shards import ShardReader
+
+Record = TypeVar("Record")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Example:
+    """One pair of views, as read.
+
+    Attributes:
+        name: of the sample.
+        source, target: clean latents of unit variance, in the shards' precision.
+        text: encoder states of the caption, zeros beyond its end.
+        condition: its tracks at latent frames, in the padded picture; a batch of one.
+    """
+
+    name: str
+    source: Float[Tensor, "C F Y X"]
+    target: Float[Tensor, "C F Y X"]
+    text: Float32[Tensor, "L E"]
+    condition: TrackCondition
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """Examples of one latent shape, in float32: noise is added to them at full precision.
+
+    Attributes:
+        names: of the samples.
+        source, target, text: as in :class:`Example`.
+        condition: of as many tracks as the richest example has; what others lack is invalid, of confidence 0.
+    """
+
+    names: tuple[str, ...]
+    source: Float32[Tensor, "B C F Y X"]
+    target: Float32[Tensor, "B C F Y X"]
+    text: Float32[Tensor, "B L E"]
+    condition: TrackCondition
+
+    @staticmethod
+    def stack(examples: Sequence[Example]) -> "Batch":
+        """One batch, in order.
+
+        Raises:
+            UserError: examples whose latents or text differ in shape, by name.
+        """
+        first = examples[0]
+        for each in examples:
+            for what in ("source", "text"):
+                one, other = (list(getattr(example, what).shape) for example in (first, each))
+                if one != other:
+                    raise UserError(
+                        f"{first.name} and {each.name} differ in the shape of their {what}: {one} and {other}; a batch is of one shape"
+                    )
+        return Batch(
+            names=tuple(each.name for each in examples),
+            source=torch.stack([each.source.float() for each in examples]),
+            target=torch.stack([each.target.float() for each in examples]),
+            text=torch.stack([each.text for each in examples]),
+            condition=_joined([each.condition for each in examples]),
+        )
+
+    def pin_memory(self) -> "Batch":
+        """The same in page-locked memory, from which copies to a GPU need not wait."""
+        return _with_tensors(self, Tensor.pin_memory)
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Batch":
+        """The same on another device."""
+        return _with_tensors(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+
+class TrainingSamples(Dataset[Example]):
+    """The samples of a manifest with their latents and text, by index in the manifest's order.
+
+    Reading trusts that shards are what was written; :meth:`verify` makes sure. It may be sent to a loader's workers.
+
+    Args:
+        folder: what ``track2view curate run`` wrote: ``samples/`` and ``manifest.parquet``.
+        encoded: what ``track2view curate encode`` wrote of it: ``encoding.json``, ``latents/`` and ``text/``.
+
+    Raises:
+        UserError: one of these missing or damaged, or a sample that is not encoded, by name.
+    """
+
+    def __init__(self, folder: Path, encoded: Path) -> None:
+        self.folder = folder / "samples"
+        self.records = read_manifest(folder / "manifest.parquet")
+        self.encoding = EncodingRecord.load(encoded)
+        self.latents, self.texts = ShardReader(encoded / "latents"), ShardReader(encoded / "text")
+        latents, texts = set(self.latents), set(self.texts)
+        for record in self.records:
+            keys = {latents_key(record.name, view) for view in ("source", "target")}
+            if not keys <= latents or caption_key(record.caption) not in texts:
+                raise UserError(f"{encoded}: sample {record.name} is not encoded; `track2view curate encode` adds what is missing")
+
+    def verify(self) -> None:
+        """Read all shards once and compare their checksums; before a run, not in it.
+
+        Raises:
+            UserError: a shard that is gone or damaged, by name.
+        """
+        self.latents.verify()
+        self.texts.verify()
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def shape_of(self, index: int) -> tuple[int, int, int]:
+        """(F, Y, X) of an example's latents, without reading it: batches are formed of examples of one shape."""
+        grid = self._grid(self.records[index])
+        return grid.latent_frames, *grid.latent_size
+
+    def text_of(self, caption: str) -> Float32[Tensor, "L E"]:
+        """Encoder states that the transformer attends to, as at inference; the empty caption's stand where guidance drops a caption.
+
+        Raises:
+            UserError: a caption that is not encoded, or longer than its record says.
+        """
+        states = self.texts[caption_key(caption)].float()
+        beyond = self.encoding.text_length - len(states)
+        if beyond < 0:
+            raise UserError(f"{self.texts.folder}: caption {caption!r:.60} has {len(states)} states, more than {self.encoding.text_length}")
+        return pad(states, (0, 0, 0, beyond))
+
+    def __getitem__(self, index: int) -> Example:
+        """One example.
+
+        Raises:
+            UserError: a sample or a shard that is missing or damaged, or samples, manifest and latents that disagree.
+        """
+        record = self.records[index]
+        folder = self.folder / record.name
+        sample = Sample.load(folder)
+        if sample.record != record:
+            raise UserError(f"{folder}: is not what the manifest says; `track2view curate run` writes the manifest again")
+        keys = [latents_key(record.name, view) for view in ("source", "target")]
+        source, target = (self.latents[key] for key in keys)
+        for key, latents in zip(keys, (source, target), strict=True):
+            if tuple(latents.shape[1:]) != self.shape_of(index):
+                raise UserError(f"{self.latents.folder}: {key}: expected latents of {self.shape_of(index)}, got {list(latents.shape)}")
+        grid = self._grid(record)
+        pairs = self.encoding.framing(record.size).pairs(sample.pairs)
+        condition = on_padded(TrackCondition.of(pairs, grid.latent_frames), grid)
+        return Example(name=record.name, source=source, target=target, text=self.text_of(record.caption), condition=condition)
+
+    def _grid(self, record: SampleRecord) -> LatentGrid:
+        return LatentGrid(frames=record.frames, size=self.encoding.framing(record.size).size)
+
+
+def _joined(conditions: list[TrackCondition]) -> TrackCondition:
+    """One condition of a batch; tracks that one lacks are invalid there."""
+    most = max(each.confidence.shape[2] for each in conditions)
+
+    def filled(parts: list[Tensor], value: float = 0.0) -> Tensor:
+        return torch.cat([pad(each, (0,) * 2 * (each.ndim - 3) + (0, most - each.shape[2]), value=value) for each in parts])
+
+    def joined(views: list[ViewCondition]) -> ViewCondition:
+        return ViewCondition(
+            uv=filled([each.uv for each in views], 0.5),
+            disparity=filled([each.disparity for each in views]),
+            valid=filled([each.valid for each in views]),
+        )
+
+    return TrackCondition(
+        source=joined([each.source for each in conditions]),
+        target=joined([each.target for each in conditions]),
+        confidence=filled([each.confidence for each in conditions]),
+    )
+
+
+def _with_tensors(record: Record, change: Callable[[Tensor], Tensor]) -> Record:
+    """A record whose tensors, and those of the records in it, are changed."""
+
+    def changed(value: object) -> object:
+        if isinstance(value, Tensor):
+            return change(value)
+        if is_dataclass(value) and not isinstance(value, type):
+            return replace(value, **{each.name: changed(getattr(value, each.name)) for each in fields(value)})
+        return value
+
+    return changed(record)  # pyrefly: ignore[bad-return]
