@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from track2view.model.conditioners.bilinear import sample_reference, sample_tracks, scatter_reference, scatter_tracks
+from track2view.model.conditioners.protocol import Views
 from track2view.model.conditioners.tracks import TrackCondition, TrackConditioner, TrackContext, ViewCondition, nearness_weight
 from track2view.records import PairedTracks, ViewTracks
 
@@ -353,3 +354,14 @@ def test_of_two_tracks_in_a_cell_the_nearer_counts_more() -> None:
     weight = nearness_weight(view, 2.0)
     assert float(weight[0, 0, 0]) > float(weight[0, 0, 1])
     assert torch.equal(nearness_weight(view, 0.0), torch.ones(1, 1, 2))
+
+
+def test_contexts_are_added_to_their_own_view_before_the_first_block_alone() -> None:
+    context = TrackContext(target=torch.ones(1, 1, 1, 2, 4), source=torch.full((1, 1, 1, 2, 4), 2.0))
+    views = Views(target=torch.zeros(1, 2, 4), source=torch.zeros(1, 2, 4))
+    first = context.before_block(0, views)
+    assert float(first.target.mean()) == 1.0
+    assert float(first.source.mean()) == 2.0
+    assert context.before_block(1, views) == views
+    assert context.before_block(0, Views(target=views.target)).source is None
+    assert context.around_attention(0) is None

@@ -27,7 +27,7 @@ from track2view.model.latents import LatentGrid, encode
 from track2view.model.make import new_model
 from track2view.model.text import PromptCache
 from track2view.pairing import pair_by_projection
-from track2view.records import Queries
+from track2view.records import CameraPath, Queries
 from track2view.samples import Sample, SampleRecord, read_manifest, write_manifest
 from track2view.scenes import make_rig, make_world, render_clip, track_points
 from track2view.shards import ShardReader, write_shard
@@ -137,7 +137,8 @@ def test_parts_of_a_sample_that_disagree_are_named(changes: dict[str, object], m
 def test_other_files_of_a_sample_that_disagree_are_named(damaged: tuple[Path, Path]) -> None:
     place = damaged[0] / "samples/train/wide"
     sample = Sample.load(place)
-    sample.target_camera[:5].save(place / "target_camera.json")
+    short: CameraPath = sample.target_camera[:5]
+    short.save(place / "target_camera.json")
     with pytest.raises(UserError, match=r"train/wide: Sample.target_camera: expected 9 frames"):
         Sample.load(place)
     sample.target_camera.resized((28, 48)).save(place / "target_camera.json")

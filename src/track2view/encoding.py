@@ -60,7 +60,7 @@ class EncodingRecord:
         Raises:
             UserError: none there, or not this format, or a wrong field by name.
         """
-        return read_record(folder / NAME, EncodingRecord, FORMAT, what="an encoding", maker="track2view curate encode")
+        return read_record(folder / NAME, EncodingRecord, FORMAT, what="a folder of encoded samples", maker="track2view curate encode")
 
 
 def latents_key(sample: str, view: str) -> str:

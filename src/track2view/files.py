@@ -16,7 +16,7 @@ from io import BufferedIOBase, BytesIO
 from lzma import LZMAError
 from pathlib import Path
 from tokenize import TokenError
-from types import NoneType, UnionType
+from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -95,8 +95,8 @@ def write_record(path: Path, record: Any, form: str) -> None:
 
 def _built(kind: Any, value: object, name: str) -> Any:
     """A value of JSON as a field's type has it; what else there is to check, the dataclass checks."""
-    if get_origin(kind) is UnionType and value is not None:
-        return _built(next(each for each in get_args(kind) if each is not NoneType), value, name)
+    if isinstance(kind, UnionType):
+        return None if value is None else _built(get_args(kind)[0], value, name)
     if get_origin(kind) is tuple:
         if not isinstance(value, list):
             raise UserError(f"{name}: expected a list, got {value!r:.60}")

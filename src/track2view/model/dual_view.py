@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
 import torch
-from diffusers.hooks.group_offloading import apply_group_offloading
+from diffusers.hooks.group_offloading import GroupOffloadingHook, apply_group_offloading
 from diffusers.hooks.hooks import HookRegistry
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.transformers.transformer_wan import WanAttention, WanTransformer3DModel, WanTransformerBlock
@@ -277,7 +277,7 @@ class DualViewModel(nn.Module):
         self._offloaded = False
         for block in self.blocks:
             registry = HookRegistry.check_if_exists_or_initialize(block)
-            registry.get_hook(GROUP_OFFLOADING).group.onload_()
+            cast(GroupOffloadingHook, registry.get_hook(GROUP_OFFLOADING)).group.onload_()
             registry.remove_hook(GROUP_OFFLOADING)
 
     def compile_blocks(self, backend: str = "inductor") -> None:
