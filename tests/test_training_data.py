@@ -352,7 +352,7 @@ def test_a_wrong_field_of_an_encoding_is_named(changes: dict[str, object], messa
     assert EncodingRecord.load(tmp_path) == record
     document = json.loads((tmp_path / "encoding.json").read_text())
     (tmp_path / "encoding.json").write_text(json.dumps({**document, **changes}))
-    with pytest.raises(UserError, match=rf"encoding\.json: not an encoding .*{message}"):
+    with pytest.raises(UserError, match=rf"encoding\.json: .*{message}"):
         EncodingRecord.load(tmp_path)
 
 
