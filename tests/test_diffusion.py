@@ -282,5 +282,5 @@ def test_a_window_without_tracks_goes_on_and_says_so(pipe: Track2ViewPipeline, s
     early = replace(tracks, visible=tracks.visible & (torch.arange(18) < 4)[:, None])
     with pytest.warns(Notice) as said:
         made = pipe(clip, early, camera, target, replace(FAST, window=9, overlap=5))
-    assert "frames 9 to 17: no track is seen there; only the source itself leads the result" in [str(each.message) for each in said]
+    assert "frames 12 to 17: no track is seen there; only the source itself leads the result" in [str(each.message) for each in said]
     assert len(made) == 18
