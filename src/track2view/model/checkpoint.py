@@ -158,7 +158,7 @@ def lora_as_base(transformer: WanTransformer3DModel) -> None:
         each.data = each.data.to(transformer.dtype)
 
 
-def save_adapter(folder: Path, state: Mapping[str, Tensor], record: AdapterRecord, conditioner_config: Mapping[str, Any]) -> None:
+def save_adapter(folder: Path, state: Mapping[str, Tensor], record: AdapterRecord, conditioner_config: dict[str, Any]) -> None:
     """Write an adapter folder; an adapter that is there is replaced as a whole: at no time does a mixture of the two load.
 
     Args:
