@@ -45,10 +45,8 @@ class Shape:
         """
         base, own = transformer.config, conditioner.config
         patch = base["patch_size"]
-        if not isinstance(patch, list | tuple) or len(patch) != 3:
-            raise UserError(f"transformer/config.json: patch_size: expected three numbers, got {patch}")
         counts = {name: base[name] for name in COUNTS_OF_BASE} | {name: own[name] for name in COUNTS_OF_CONDITIONER}
-        for name, value in (*counts.items(), ("patch_size", min(patch))):
+        for name, value in counts.items():
             if not isinstance(value, int) or value < 1:
                 raise UserError(f"config.json: {name}: expected a positive whole number, got {value}")
         return Shape(
@@ -176,6 +174,6 @@ def memory_needed(
     remembered = 2 * 2 * shape.blocks * tokens * shape.width * bytes_per_value if cached else 0
     height, width = grid.padded_size
     pixels = height * width if mode == "fast" else min(TILE_PIXELS, height * width)
-    decoder = VAE_COPIES * 4 * pixels * vae_width * 4 + 2 * 3 * 4 * grid.padded_frames * height * width
+    decoder = VAE_COPIES * grid.strides.frames * pixels * vae_width * 4 + 2 * 3 * 4 * grid.padded_frames * height * width
     denoising = weights + activations + remembered
     return LIBRARIES_BYTES + max(encoder_parameters * bytes_per_value, denoising + decoder if mode == "fast" else max(denoising, decoder))

@@ -28,7 +28,7 @@ def describe(base: Path, adapter: Path, *, frames: int, size: Size, steps: int, 
     Raises:
         UserError: what is missing or of another kind.
     """
-    check_base(base)
+    strides = check_base(base)
     record = AdapterRecord.load(adapter / "track2view.json")
     transformer = outlined(base / "transformer", WanTransformer3DModel.from_config)
     conditioner = outlined(adapter / "conditioner", CONDITIONERS[record.conditioner].from_config)
@@ -37,7 +37,7 @@ def describe(base: Path, adapter: Path, *, frames: int, size: Size, steps: int, 
     assert isinstance(transformer, WanTransformer3DModel)
     assert isinstance(conditioner, Conditioner)
     assert isinstance(vae, AutoencoderKLWan)
-    shape, grid = Shape.of(transformer, conditioner, record.lora_rank), LatentGrid(frames=frames, size=size)
+    shape, grid = Shape.of(transformer, conditioner, record.lora_rank), LatentGrid(frames=frames, size=size, strides=strides)
     tokens = grid.token_grid[0] * grid.token_grid[1] * grid.token_grid[2]
     tracks = record.queries.rows * record.queries.columns * len(record.queries.frames)
     parameters = [sum(each.numel() for each in module.parameters()) for module in (transformer, conditioner)]
@@ -50,6 +50,8 @@ def describe(base: Path, adapter: Path, *, frames: int, size: Size, steps: int, 
         f"trained    on {record.base}, recipe {record.recipe or 'unknown'}, step {record.step}",
         f"modes      timestep {record.modes.timestep}, rope {record.modes.rope}, attention {record.modes.attention}",
         f"tracks     {tracks}: {record.queries.rows} × {record.queries.columns} at frames {list(record.queries.frames)} of each window",
+        f"latents    one frame, then {strides.frames} each, of {strides.pixels}×{strides.pixels} pixels; "
+        f"{strides.patch[0]}×{strides.patch[1]} of them a token",
         f"video      {frames} frames of {size[0]}×{size[1]}: {tokens:,} tokens a view",
         f"a step     {_flops(step)} with guidance: attention {step.attention / step.total:.0%}, linear {step.linear / step.total:.0%}",
         f"once       conditioner {_flops(once)}, {once.total / video.total:.2%} of {steps} steps",
