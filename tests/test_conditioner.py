@@ -211,10 +211,10 @@ def test_tracks_lie_in_latents_as_the_picture_does(strides: Strides, frames: int
     pairs = paired(frames)
     condition = TrackCondition.of(pairs, grid(frames, strides))
     at = [min(strides.frames * index, frames - 1) for index in range(latent_frames)]
-    for found, given in ((condition.source, pairs.source), (condition.target, pairs.target)):
-        assert torch.equal(found.valid[0], given.valid[at])
-        expected = given.uv[at] * torch.tensor([84 / padded[1], 50 / padded[0]])
-        assert torch.allclose(found.uv[found.valid], expected[found.valid[0]])
+    for found, view in ((condition.source, pairs.source), (condition.target, pairs.target)):
+        assert torch.equal(found.valid[0], view.valid[at])
+        expected = view.uv[at] * torch.tensor([84 / padded[1], 50 / padded[0]])
+        assert torch.allclose(found.uv[found.valid], expected[view.valid[at]])
     assert torch.equal(condition.confidence[0], pairs.confidence[at])
 
 

@@ -101,4 +101,4 @@ def test_memory_follows_the_strides() -> None:
 
     clip = 2 * 3 * 4 * 17 * 256**2
     assert needed(1, frames=4) - clip == pytest.approx(2 * (needed(1, frames=2) - clip))
-    assert needed(4096, pixels=4) == pytest.approx(4 * needed(4096, pixels=8))
+    assert needed(1 << 15, pixels=4) == pytest.approx(4 * needed(1 << 15, pixels=8))
