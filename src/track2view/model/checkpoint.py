@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass, field
 from inspect import signature
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
@@ -277,7 +277,7 @@ def check_base(base: Path) -> Strides:
         raise UserError(f"{base}: {error}") from None
 
 
-def _config(kind: type[ModelMixin], folder: Path) -> dict[str, object]:
+def _config(kind: type[ModelMixin], folder: Path) -> dict[str, Any]:
     """A model's configuration; what it does not say is as its class has it."""
     own = {name: each.default for name, each in signature(kind.__init__).parameters.items() if each.default is not each.empty}
     return own | read_config(folder)
