@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
 from track2view.model.conditioners.tracks import TrackCondition, TrackConditioner, ViewCondition
 from track2view.model.cost import Shape, conditioner_flops, conditioner_memory_needed, remember_flops, step_flops
 from track2view.model.dual_view import DualViewModel, DualViewModes, attention_backends
-from track2view.model.latents import LatentGrid
+from track2view.model.latents import WAN_STRIDES, LatentGrid
 from track2view.model.make import SIZES, ModelSize, new_transformer
 
 FULL = ModelSize(
@@ -67,7 +67,7 @@ def main() -> None:
     if given.cuda:
         size = FULL if given.size == "full" else SIZES[given.size]
         with torch.no_grad():
-            on_gpu(size, LatentGrid(frames=81, size=(480, 832)), given.repeats)
+            on_gpu(size, LatentGrid(frames=81, size=(480, 832), strides=WAN_STRIDES), given.repeats)
     elif given.memory:
         print("| conditioner, one clip of 81 × 480×832, 1,152 tracks, float32 | peak GB | formula |\n|---|---|---|")
         for way in ("inference", "training", "training, checkpointed"):
@@ -105,7 +105,7 @@ def make(size: ModelSize, grid: LatentGrid, modes: DualViewModes, device: str, d
 
 def conditioner_memory(_: int, way: str) -> None:
     """Peak of a process that runs the full-size conditioner once, over what it held before."""
-    grid = LatentGrid(frames=81, size=(480, 832))
+    grid = LatentGrid(frames=81, size=(480, 832), strides=WAN_STRIDES)
     frames, rows, columns = grid.token_grid
     size = FULL
     conditioner = TrackConditioner(token_width=size.heads * size.head_width, width=size.conditioner_width)
@@ -178,7 +178,10 @@ def on_cpu(repeats: int) -> None:
     )
     print(f"| {' | '.join(columns)} |")
     print("|---|---|---|---|---|---|---|---|")
-    for name, grid in (("micro", LatentGrid(frames=33, size=(128, 224))), ("mini", LatentGrid(frames=33, size=(128, 224)))):
+    for name, grid in (
+        ("micro", LatentGrid(frames=33, size=(128, 224), strides=WAN_STRIDES)),
+        ("mini", LatentGrid(frames=33, size=(128, 224), strides=WAN_STRIDES)),
+    ):
         joint_video = 0.0
         for attention in ("joint", "cached-source"):
             case = make(SIZES[name], grid, DualViewModes(attention=attention), "cpu", torch.float32)

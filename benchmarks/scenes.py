@@ -16,7 +16,7 @@ from model import SIZES as MODEL_SIZES
 from model import make
 
 from track2view.model.dual_view import DualViewModes
-from track2view.model.latents import LatentGrid
+from track2view.model.latents import WAN_STRIDES, LatentGrid
 from track2view.scenes import make_rig, make_varied_world, render_path, stream_pairs
 
 SEEDS = range(8)
@@ -52,7 +52,9 @@ def rendering(seed: int, size: tuple[int, int], device: str) -> float:
 
 def training_step(device: str) -> float:
     """Seconds of a forward and a backward pass."""
-    case = make(MODEL_SIZES["mini"], LatentGrid(frames=STEP_FRAMES, size=STEP_SIZE), DualViewModes(), device, torch.float32)
+    case = make(
+        MODEL_SIZES["mini"], LatentGrid(frames=STEP_FRAMES, size=STEP_SIZE, strides=WAN_STRIDES), DualViewModes(), device, torch.float32
+    )
     for each in case.model.conditioner.parameters():
         each.requires_grad_(True)
 

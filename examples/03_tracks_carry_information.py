@@ -21,6 +21,7 @@ from torch.nn.functional import interpolate, pixel_unshuffle
 from track2view.cameras import apply_move, parse_move
 from track2view.model.conditioners.bilinear import scatter_tracks
 from track2view.model.conditioners.tracks import TrackCondition, TrackConditioner, ViewCondition
+from track2view.model.latents import LatentGrid, Strides
 from track2view.pairing import pair_by_projection
 from track2view.records import Queries
 from track2view.scenes import make_camera, make_world, render_view, track_points
@@ -28,6 +29,7 @@ from track2view.scenes import make_camera, make_world, render_view, track_points
 SIZE, CELL, FRAMES, STRIDE = (96, 168), 8, 17, 4
 MOVES = ("orbit-right:20", "orbit-left:20", "dolly-in:0.4", "crane-up:0.3", "pan-left:12", "truck-right:0.3")
 FPS = Fraction(16)
+GRID = LatentGrid(frames=FRAMES, size=SIZE, strides=Strides(frames=STRIDE, pixels=CELL // 2, patch=(2, 2)))
 
 
 @dataclass(frozen=True)
@@ -66,12 +68,11 @@ def render(seed: int) -> Example:
     target = apply_move(parse_move(MOVES[seed % len(MOVES)]), camera)
     queries = Queries.grid([0, FRAMES - 1], 24, 24)
     tracks = track_points(world, camera, queries.frame, queries.pixels(SIZE))
-    latent_frames = 1 + (FRAMES - 1) // STRIDE
     views = [
-        tokens(torch.stack([render_view(world, path, STRIDE * frame).colour for frame in range(latent_frames)]))
+        tokens(torch.stack([render_view(world, path, STRIDE * frame).colour for frame in range(GRID.latent_frames)]))
         for path in (camera, target)
     ]
-    return Example(source=views[0], target=views[1], condition=TrackCondition.of(pair_by_projection(tracks, camera, target), latent_frames))
+    return Example(source=views[0], target=views[1], condition=TrackCondition.of(pair_by_projection(tracks, camera, target), GRID))
 
 
 def tokens(frames: UInt8[Tensor, "F 3 H W"]) -> Float[Tensor, "1 F h w D"]:

@@ -16,9 +16,19 @@ from test_dual_view import draw
 from torch import Tensor
 
 from track2view.errors import UserError
-from track2view.model.checkpoint import LORA_FILE, AdapterRecord, export_comfy, load_adapter, load_transformer, save_adapter
+from track2view.model.checkpoint import (
+    LORA_FILE,
+    AdapterRecord,
+    check_base,
+    export_comfy,
+    load_adapter,
+    load_transformer,
+    load_vae,
+    save_adapter,
+)
 from track2view.model.diffusion import Track2ViewPipeline
 from track2view.model.dual_view import DualViewModes
+from track2view.model.latents import WAN_STRIDES
 from track2view.model.make import new_model
 from track2view.model.parallel import trainable_parameters, whole_state
 from track2view.train.objective import flow_matching_loss, noised
@@ -228,6 +238,12 @@ def edited(path: Path, **changes: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
+def unsaid(path: Path, key: str, **changes: object) -> None:
+    document = json.loads(path.read_text())
+    del document[key]
+    path.write_text(json.dumps({**document, **changes}))
+
+
 def without(path: Path, key: str) -> None:
     state = load_file(path)
     state.pop(key)
@@ -240,6 +256,26 @@ BROKEN = {
     "no weights": (lambda out: (out / "base/transformer/diffusion_pytorch_model.safetensors").unlink(), "transformer: cannot be loaded"),
     "not Wan": (lambda out: edited(out / "base/transformer/config.json", _class_name="FluxTransformer2DModel"), "FluxTransformer2DModel"),
     "image to video": (lambda out: edited(out / "base/transformer/config.json", in_channels=36), "text-to-video"),
+    "latents of other channels": (
+        lambda out: edited(out / "base/vae/config.json", z_dim=8),
+        r"base: its parts do not fit: latents have 8 channels \(vae/config.json: z_dim\), the transformer takes 16",
+    ),
+    "fewer means than channels": (
+        lambda out: edited(out / "base/vae/config.json", latents_mean=[0.0] * 8),
+        "vae/config.json: latents_mean: expected 16 numbers, one for each channel",
+    ),
+    "strides that disagree": (
+        lambda out: edited(out / "base/vae/config.json", scale_factor_spatial=4),
+        "base: vae/config.json: scale_factor_spatial: expected 8, which dim_mult comes to, got 4",
+    ),
+    "strides that nobody states": (
+        lambda out: unsaid(out / "base/vae/config.json", "scale_factor_spatial", dim_mult=[1, 2, 4], temperal_downsample=[True, True]),
+        "scale_factor_spatial: expected 4, which dim_mult comes to, got 8",
+    ),
+    "tokens of two frames": (
+        lambda out: edited(out / "base/transformer/config.json", patch_size=[2, 2, 2]),
+        r"base: transformer/config.json: patch_size: expected one latent frame, rows and columns, got \[2, 2, 2\]",
+    ),
     "no adapter": (lambda out: shutil.rmtree(out / "adapter"), "not an adapter"),
     "another width": (lambda out: edited(out / "adapter/track2view.json", width=1536), "width 1536 .*, this base has 48"),
     "another version": (lambda out: edited(out / "adapter/track2view.json", format="track2view.adapter/9"), "format: expected"),
@@ -268,6 +304,20 @@ def test_what_does_not_fit_is_named(case: str, micro: Path, tmp_path: Path) -> N
     with pytest.raises(UserError, match=message) as caught:
         load_adapter(out / "adapter", load_transformer(out / "base"))
     assert "\n" not in str(caught.value)
+
+
+def test_the_vae_alone_is_not_loaded_beside_a_transformer_it_does_not_fit(micro: Path, tmp_path: Path) -> None:
+    out = copied(micro, tmp_path)
+    edited(out / "base/transformer/config.json", in_channels=8, out_channels=8)
+    with pytest.raises(UserError, match="its parts do not fit"):
+        load_vae(out / "base")
+
+
+def test_a_configuration_that_leaves_fields_to_the_class_is_wans(micro: Path, tmp_path: Path) -> None:
+    out = copied(micro, tmp_path)
+    for field in ("scale_factor_spatial", "scale_factor_temporal", "latents_mean", "latents_std", "patch_size"):
+        unsaid(out / "base/vae/config.json", field)
+    assert check_base(out / "base") == WAN_STRIDES
 
 
 def test_an_adapter_of_other_modes_is_refused(micro: Path) -> None:

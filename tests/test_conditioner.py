@@ -10,6 +10,7 @@ from torch import Tensor
 from track2view.model.conditioners.bilinear import sample_reference, sample_tracks, scatter_reference, scatter_tracks
 from track2view.model.conditioners.protocol import Views
 from track2view.model.conditioners.tracks import TrackCondition, TrackConditioner, TrackContext, ViewCondition, nearness_weight
+from track2view.model.latents import WAN_STRIDES, LatentGrid, Strides
 from track2view.records import PairedTracks, ViewTracks
 
 F, N, SIZE = 5, 12, (4, 6)
@@ -190,20 +191,37 @@ def paired(frames: int, seed: int = 0) -> PairedTracks:
     return PairedTracks(source=view(), target=view(), confidence=torch.ones(frames, 6))
 
 
-@pytest.mark.parametrize(("frames", "latent_frames"), [(17, 5), (33, 9), (50, 14), (1, 1)])
-def test_tracks_are_taken_at_latent_frames_and_held_at_the_end(frames: int, latent_frames: int) -> None:
+def grid(frames: int, strides: Strides = WAN_STRIDES) -> LatentGrid:
+    return LatentGrid(frames=frames, size=(50, 84), strides=strides)
+
+
+@pytest.mark.parametrize(
+    ("strides", "frames", "latent_frames", "padded"),
+    [
+        (WAN_STRIDES, 17, 5, (64, 96)),
+        (WAN_STRIDES, 33, 9, (64, 96)),
+        (WAN_STRIDES, 50, 14, (64, 96)),
+        (WAN_STRIDES, 1, 1, (64, 96)),
+        (Strides(frames=4, pixels=4, patch=(2, 2)), 18, 6, (56, 88)),
+        (Strides(frames=2, pixels=4, patch=(1, 3)), 18, 10, (52, 84)),
+    ],
+)
+def test_tracks_lie_in_latents_as_the_picture_does(strides: Strides, frames: int, latent_frames: int, padded: tuple[int, int]) -> None:
+    """Those at the end of each latent frame, the last one held; in the padded picture."""
     pairs = paired(frames)
-    condition = TrackCondition.of(pairs, latent_frames)
-    at = [min(4 * index, frames - 1) for index in range(latent_frames)]
-    assert torch.equal(condition.source.valid[0], pairs.source.valid[at])
-    valid = condition.target.valid[0]
-    assert torch.equal(condition.target.uv[0][valid], pairs.target.uv[at][valid])
+    condition = TrackCondition.of(pairs, grid(frames, strides))
+    at = [min(strides.frames * index, frames - 1) for index in range(latent_frames)]
+    for found, view in ((condition.source, pairs.source), (condition.target, pairs.target)):
+        assert torch.equal(found.valid[0], view.valid[at])
+        expected = view.uv[at] * torch.tensor([84 / padded[1], 50 / padded[0]])
+        assert torch.allclose(found.uv[found.valid], expected[view.valid[at]])
+    assert torch.equal(condition.confidence[0], pairs.confidence[at])
 
 
 def test_disparity_keeps_the_relation_between_views() -> None:
     pairs = paired(17)
     farther = replace(pairs, target=replace(pairs.target, uv=pairs.source.uv, valid=pairs.source.valid, depth=2 * pairs.source.depth))
-    condition = TrackCondition.of(farther, 5)
+    condition = TrackCondition.of(farther, grid(17))
     valid = condition.source.valid
     near, far = condition.source.disparity[valid], condition.target.disparity[valid]
     assert torch.allclose(near - near.min(), 2 * (far - far.min()), atol=0.05)
@@ -213,7 +231,7 @@ def test_disparity_keeps_the_relation_between_views() -> None:
         source=replace(farther.source, depth=7 * farther.source.depth),
         target=replace(farther.target, depth=7 * farther.target.depth),
     )
-    assert torch.allclose(TrackCondition.of(grown, 5).target.disparity, condition.target.disparity, atol=1e-4)
+    assert torch.allclose(TrackCondition.of(grown, grid(17)).target.disparity, condition.target.disparity, atol=1e-4)
 
 
 def with_dead(condition: TrackCondition, clip: int | slice) -> TrackCondition:
@@ -284,7 +302,7 @@ def test_no_track_at_latent_frames_is_legal() -> None:
     blind = replace(pairs, source=replace(pairs.source, valid=torch.zeros_like(pairs.source.valid)))
     nowhere = replace(blind, target=replace(blind.target, valid=torch.zeros_like(blind.target.valid)))
     for each in (blind, nowhere):
-        condition = TrackCondition.of(each, 5, 4)
+        condition = TrackCondition.of(each, grid(17))
         assert bool(condition.target.disparity.isfinite().all())
         assert bool((small_conditioner()(tokens(), condition).target == 0).all())
 

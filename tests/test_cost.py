@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,9 +9,18 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
 
 from track2view.model.checkpoint import add_lora
 from track2view.model.conditioners.tracks import TrackConditioner
-from track2view.model.cost import Shape, block_flops, conditioner_flops, memory_needed, remember_flops, step_flops, video_flops
+from track2view.model.cost import (
+    LIBRARIES_BYTES,
+    Shape,
+    block_flops,
+    conditioner_flops,
+    memory_needed,
+    remember_flops,
+    step_flops,
+    video_flops,
+)
 from track2view.model.dual_view import DualViewModel, DualViewModes
-from track2view.model.latents import LatentGrid
+from track2view.model.latents import WAN_STRIDES, LatentGrid
 from track2view.model.make import SIZES, new_transformer
 
 FULL = Shape(
@@ -72,9 +82,23 @@ def test_full_size_numbers_are_the_designs() -> None:
 
 
 def test_lower_memory_modes_need_less() -> None:
-    grid = LatentGrid(frames=81, size=(480, 832))
+    grid = LatentGrid(frames=81, size=(480, 832), strides=WAN_STRIDES)
     needs = [
-        memory_needed(FULL, DualViewModes(), grid, mode, parameters=1_419_000_000, encoder_parameters=0, bytes_per_value=2)
+        memory_needed(FULL, DualViewModes(), grid, mode, parameters=1_419_000_000, encoder_parameters=0, bytes_per_value=2, tracks=1152)
         for mode in ("fast", "balanced", "low")
     ]
     assert needs[0] > needs[1] > needs[2]
+
+
+def test_memory_follows_the_strides() -> None:
+    """The decoder makes all frames of a latent at once; smaller latents are more tokens."""
+
+    def needed(width: int, **changes: int) -> float:
+        grid = LatentGrid(frames=17, size=(256, 256), strides=replace(WAN_STRIDES, **changes))
+        shape = replace(FULL, width=width, feed_forward=width)
+        least = memory_needed(shape, DualViewModes(), grid, "balanced", parameters=0, encoder_parameters=0, bytes_per_value=4, tracks=0)
+        return least - LIBRARIES_BYTES
+
+    clip = 2 * 3 * 4 * 17 * 256**2
+    assert needed(1, frames=4) - clip == pytest.approx(2 * (needed(1, frames=2) - clip))
+    assert needed(1 << 15, pixels=4) == pytest.approx(4 * needed(1 << 15, pixels=8))

@@ -17,6 +17,7 @@ from track2view.model import diffusion
 from track2view.model.conditioners.tracks import TrackCondition, TrackConditioner, TrackContext
 from track2view.model.diffusion import DiffusionSettings, Track2ViewPipeline, plan_windows
 from track2view.model.dual_view import DualViewModes
+from track2view.model.latents import WAN_STRIDES
 from track2view.model.make import new_model
 from track2view.model.sampling import Guidance
 from track2view.records import CameraPath, Clip, Queries, TrackSet, ViewTracks
@@ -94,17 +95,17 @@ def test_the_conditioner_runs_once_in_a_guided_video(pipe: Track2ViewPipeline, s
     assert passes == [2] * 50
 
 
-@given(frames=st.integers(5, 400), window=st.integers(2, 20), overlap=st.integers(0, 8))
-def test_windows_cover_a_clip_and_share_what_the_vae_can_encode(frames: int, window: int, overlap: int) -> None:
+@given(frames=st.integers(5, 400), window=st.integers(2, 20), overlap=st.integers(0, 8), group=st.sampled_from([1, 2, 4]))
+def test_windows_cover_a_clip_and_share_what_the_vae_can_encode(frames: int, window: int, overlap: int, group: int) -> None:
     overlap = min(overlap, window - 1)
-    settings = DiffusionSettings(window=4 * window + 1, overlap=4 * overlap + 1)
-    windows = plan_windows(frames, settings)
+    settings = DiffusionSettings(window=group * window + 1, overlap=group * overlap + 1)
+    windows = plan_windows(frames, settings, replace(WAN_STRIDES, frames=group))
     assert windows[0].start == 0
     assert windows[-1].stop == frames
     for before, after in itertools.pairwise(windows):
         shared = before.stop - after.start
         assert shared >= settings.overlap
-        assert shared % 4 == 1
+        assert (shared - 1) % group == 0
         assert after.stop > before.stop
         assert len(after) <= settings.window
 
@@ -126,7 +127,7 @@ def test_a_long_clip_goes_window_by_window_and_joins(pipe: Track2ViewPipeline, s
     made = pipe(*shot, settings)
     assert made.frames.shape == shot[0].frames.shape
     assert beginnings[0] is None
-    assert len(beginnings) == len(plan_windows(18, settings)) > 2
+    assert len(beginnings) == len(plan_windows(18, settings, WAN_STRIDES)) > 2
     assert all(each is not None and each.shape[2] >= 2 for each in beginnings[1:])
 
 
@@ -202,8 +203,8 @@ def test_what_cannot_be_made_is_refused_before_anything_is_computed(
     monkeypatch.setattr(diffusion.psutil, "virtual_memory", type("Memory", (), {"available": 1.5e9}))
     with pytest.raises(UserError, match=r"needs about 1\.\d GB, you have 1\.5: use --dtype bfloat16, a smaller --size"):
         pipe(*shot, FAST)
-    with pytest.raises(UserError, match="4k \\+ 1"):
-        DiffusionSettings(window=80)
+    with pytest.raises(UserError, match=r"window: expected 4k \+ 1 frames .1, 5, …, 81., got 80"):
+        pipe(*shot, replace(FAST, window=80))
     with pytest.raises(UserError, match="less than the window"):
         DiffusionSettings(window=17, overlap=17)
 

@@ -11,7 +11,7 @@ from track2view.curate.encode import encode_samples
 from track2view.encoding import EncodingRecord, caption_key, latents_key
 from track2view.errors import UserError
 from track2view.model.checkpoint import load_vae
-from track2view.model.latents import LatentGrid, encode
+from track2view.model.latents import WAN_STRIDES, LatentGrid, encode
 from track2view.model.make import new_model
 from track2view.model.text import PromptCache
 from track2view.samples import load_record
@@ -39,14 +39,16 @@ def test_shards_hold_what_the_base_says_of_each_sample(curated: tuple[Path, Path
         for view in ("source", "target"):
             found = latents[latents_key(record.name, view)]
             clip = read_clip(sample / f"{view}.mp4")
-            expected = encode(load_vae(base), LatentGrid(frames=9, size=clip.size).padded(clip.frames))[0]
+            expected = encode(load_vae(base), LatentGrid(frames=9, size=clip.size, strides=WAN_STRIDES).padded(clip.frames))[0]
             assert torch.equal(found, expected.half())
         expected = PromptCache(base, out / "prompts").encode([record.caption])[0][0]
         assert torch.equal(states, expected[: len(states)])
         assert float(expected[len(states) :].abs().max()) == 0.0
         assert len(states) < 512
     assert caption_key("") in text
-    assert EncodingRecord.load(folder) == EncodingRecord(base="base", size=None, text_length=512, samples=2, captions=len(text))
+    assert EncodingRecord.load(folder) == EncodingRecord(
+        base="base", strides=WAN_STRIDES, size=None, text_length=512, samples=2, captions=len(text)
+    )
 
 
 def test_what_is_encoded_is_kept_and_damage_is_found(curated: tuple[Path, Path]) -> None:

@@ -22,8 +22,8 @@ from track2view.curate.encode import encode_samples
 from track2view.encoding import EncodingRecord, caption_key
 from track2view.errors import Notice, UserError
 from track2view.model.checkpoint import load_transformer, load_vae
-from track2view.model.conditioners.tracks import TrackCondition, TrackContext, on_padded
-from track2view.model.latents import LatentGrid, encode
+from track2view.model.conditioners.tracks import TrackCondition, TrackContext
+from track2view.model.latents import WAN_STRIDES, LatentGrid, encode
 from track2view.model.make import new_model
 from track2view.model.text import PromptCache
 from track2view.pairing import pair_by_projection
@@ -160,7 +160,7 @@ def test_an_example_is_the_cropped_sample(folder: Path, encoded: Path, base: Pat
     samples = TrainingSamples(folder, encoded)
     example = samples[0]
     sample = Sample.load(folder / "samples/train/square")
-    grid = LatentGrid(frames=FRAMES, size=SIZE)
+    grid = LatentGrid(frames=FRAMES, size=SIZE, strides=WAN_STRIDES)
     vae = load_vae(base)
     for latents, view in ((example.source, "source"), (example.target, "target")):
         clip = read_clip(folder / "samples/train/square" / f"{view}.mp4")
@@ -171,11 +171,12 @@ def test_an_example_is_the_cropped_sample(folder: Path, encoded: Path, base: Pat
     world = make_world(3, frames=FRAMES, dynamic=True)
     queries = Queries.grid([0, FRAMES - 1], 6, 6)
     tracks = track_points(world, sample.source_camera, queries.frame, queries.uv.double() * 96)
-    expected = on_padded(TrackCondition.of(pair_by_projection(tracks, *kept), 3), grid)
+    expected = TrackCondition.of(pair_by_projection(tracks, *kept), grid)
     for one, other in ((example.condition.source, expected.source), (example.condition.target, expected.target)):
         assert torch.equal(one.valid, other.valid)
         assert torch.allclose(one.uv[one.valid], other.uv[one.valid], atol=1e-5)
         assert torch.allclose(one.disparity, other.disparity, atol=1e-5)
+        assert float(one.uv[one.valid][:, 0].max()) <= 72 / 80  # the columns that pad 72 to 80 show nothing
     assert example.name == "train/square"
     assert bool((example.condition.source.valid.sum() < sample.pairs.source.valid[::4].sum()).item())
 
@@ -343,11 +344,16 @@ def test_latents_of_another_shape_than_the_record_says_are_named(damaged: tuple[
         ({"text_length": 0}, "text_length"),
         ({"text_length": True}, "text_length"),
         ({"base": None}, "base"),
+        ({"strides": {"frames": 0, "pixels": 8, "patch": [2, 2]}}, "strides: expected whole frames and pixels from 1, got 0"),
+        ({"strides": {"frames": 4, "pixels": True, "patch": [2, 2]}}, "strides: expected whole frames and pixels from 1, got 4 and True"),
+        ({"strides": {"frames": 4, "pixels": 8, "patch": [2, 0]}}, "strides: patch: expected rows and columns from 1"),
+        ({"strides": {"frames": 4, "pixels": 8}}, "patch"),
+        ({"strides": 4}, "strides: expected an object"),
         ({"colour": 1}, "colour"),
     ],
 )
 def test_a_wrong_field_of_an_encoding_is_named(changes: dict[str, object], message: str, tmp_path: Path) -> None:
-    record = EncodingRecord(base="wan", size=(480, 832), text_length=512, samples=2, captions=3)
+    record = EncodingRecord(base="wan", strides=WAN_STRIDES, size=(480, 832), text_length=512, samples=2, captions=3)
     record.save(tmp_path)
     assert EncodingRecord.load(tmp_path) == record
     document = json.loads((tmp_path / "encoding.json").read_text())

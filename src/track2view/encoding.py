@@ -10,9 +10,10 @@ from pathlib import Path
 from track2view.errors import UserError
 from track2view.files import read_record, write_record
 from track2view.framing import Framing
+from track2view.model.latents import LatentGrid, Strides
 from track2view.records import Size
 
-FORMAT = "track2view.encoding/2"
+FORMAT = "track2view.encoding/3"
 NAME = "encoding.json"
 
 
@@ -22,12 +23,14 @@ class EncodingRecord:
 
     Attributes:
         base: name of the base whose VAE and text encoder it was.
+        strides: of that base: tracks are placed in its latents as the pictures were.
         size: (H, W) to which videos were fitted by :meth:`Framing.covering`; None: each has its own.
         text_length: tokens, at inference as in training: encoder states, held without their end of zeros, are padded to it.
         samples, captions: how many.
     """
 
     base: str
+    strides: Strides
     size: Size | None
     text_length: int
     samples: int
@@ -48,6 +51,10 @@ class EncodingRecord:
     def framing(self, own: Size) -> Framing:
         """What of videos of ``own`` size was encoded."""
         return Framing.covering(own, self.size or own)
+
+    def grid(self, frames: int, own: Size) -> LatentGrid:
+        """Where ``frames`` frames of ``own`` size lie in their latents."""
+        return LatentGrid(frames=frames, size=self.framing(own).size, strides=self.strides)
 
     def save(self, folder: Path) -> None:
         """Write ``folder/encoding.json``."""

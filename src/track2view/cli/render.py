@@ -74,7 +74,7 @@ class Diffusion:
     seed: int = 0
     """Of the noise."""
     window: int = 81
-    """Most frames at once (4k + 1); longer clips go window by window."""
+    """Most frames at once (4k + 1 with Wan's VAE); longer clips go window by window."""
     memory: Literal["fast", "balanced", "low"] = "balanced"
     """Keep all on the device, one part at a time, or one block at a time."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -221,7 +221,7 @@ def _loaded(command: Render) -> "Generator":
         batched=options.batched,
         seed=options.seed,
         window=options.window,
-        overlap=min(17, max(1, options.window - 4)),
+        overlap=min(17, max(1, options.window - 4)),  # whole latents, with any base, where the window is
         memory=options.memory,
     )
     model = Track2ViewPipeline.from_pretrained(

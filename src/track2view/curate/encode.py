@@ -8,9 +8,9 @@ from torch import Tensor
 
 from track2view.curate.claims import claimed
 from track2view.encoding import EncodingRecord, caption_key, latents_key
-from track2view.errors import notice
-from track2view.model.checkpoint import load_vae
-from track2view.model.latents import LatentGrid, encode
+from track2view.errors import UserError, notice
+from track2view.model.checkpoint import check_base, load_vae
+from track2view.model.latents import encode
 from track2view.model.text import encode_prompt, fingerprint, load_text_encoder, load_tokenizer, text_length
 from track2view.progress import progress
 from track2view.records import Size
@@ -37,17 +37,26 @@ def encode_samples(out: Path, base: Path, *, size: Size | None = None, device: t
         The folder.
 
     Raises:
-        UserError: no manifest there, or a base without VAE, tokenizer or text encoder.
+        UserError: no manifest there, a base without VAE, tokenizer or text encoder or whose parts do not fit, or the same VAE beside
+            a transformer of another patch size than the one with which the folder was begun.
     """
     records = read_manifest(out / "manifest.parquet")
     captions = sorted({"", *(record.caption for record in records)})
     folder = out / "encoded" / f"{base.name}-{fingerprint(base / 'vae')[:8]}{fingerprint(base / 'text_encoder')[:8]}"
     if size is not None:
         folder = folder.with_name(f"{folder.name}-{size[0]}x{size[1]}")
+    encoding = EncodingRecord(
+        base=base.name,
+        strides=check_base(base),
+        size=size,
+        text_length=text_length(load_tokenizer(base)),
+        samples=len(records),
+        captions=len(captions),
+    )
     if (folder / "encoding.json").exists():
-        EncodingRecord.load(folder)  # of another format, what is there would be kept beside what is made now
-    length = text_length(load_tokenizer(base))
-    encoding = EncodingRecord(base=base.name, size=size, text_length=length, samples=len(records), captions=len(captions))
+        there = EncodingRecord.load(folder)  # of another format or strides, what is there would be kept beside what is made now
+        if there.strides != encoding.strides:
+            raise UserError(f"{folder / 'encoding.json'}: strides: {there.strides}, this base has {encoding.strides}; delete the folder")
     _tell_of_enlarged(records, encoding)
     _encode_latents(out / "samples", records, encoding, base, folder / "latents", device)
     _encode_text(captions, base, folder / "text", device)
@@ -78,7 +87,7 @@ def _encode_latents(
         found = {}
         for record in map(by_key.__getitem__, keys):
             framing = encoding.framing(record.size)
-            grid = LatentGrid(frames=record.frames, size=framing.size)
+            grid = encoding.grid(record.frames, record.size)
             for view in ("source", "target"):
                 clip = read_clip(samples / record.name / f"{view}.mp4", resized=framing.resized)
                 latents = encode(vae, grid.padded(framing.cut(clip.frames)))

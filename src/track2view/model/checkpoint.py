@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from inspect import signature
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +26,7 @@ from track2view.files import atomic_path, read_record, replaced_folder, standing
 from track2view.model.conditioners import CONDITIONERS, Conditioner
 from track2view.model.dual_view import DualViewModel, DualViewModes
 from track2view.model.folders import OFFLINE, check_report, check_weights, loaded, outlined, read_config
+from track2view.model.latents import Strides
 
 Kind = TypeVar("Kind", bound=ModelMixin)
 
@@ -65,8 +67,12 @@ class QueryPlan:
             _check_whole(f"queries.{name}", getattr(self, name), 1, MOST_TRACKS)
         for frame in self.frames:
             _check_whole("queries.frames", frame, -MOST_TRACKS, MOST_TRACKS)
-        if not 0 < self.rows * self.columns * len(self.frames) <= MOST_TRACKS:
+        if not 0 < len(self) <= MOST_TRACKS:
             raise UserError(f"queries: expected 1 to {MOST_TRACKS} tracks, got {self.rows} × {self.columns} at {len(self.frames)} frames")
+
+    def __len__(self) -> int:
+        """How many tracks start in a window."""
+        return self.rows * self.columns * len(self.frames)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,7 +125,7 @@ def load_transformer(base: Path, dtype: torch.dtype = torch.float32) -> WanTrans
     """The transformer of a base folder.
 
     Raises:
-        UserError: no such folder, not in Wan's layout, or not a text-to-video model.
+        UserError: what :func:`check_base` refuses, or weights that are not what the configuration announces.
     """
     check_base(base)
     transformer = _whole(WanTransformer3DModel, base / "transformer", dtype)
@@ -127,19 +133,13 @@ def load_transformer(base: Path, dtype: torch.dtype = torch.float32) -> WanTrans
 
 
 def load_vae(base: Path) -> AutoencoderKLWan:
-    """The VAE of a base folder, in float32: half precision costs it visible detail."""
-    vae = _whole(AutoencoderKLWan, base / "vae", torch.float32)
-    for name in ("latents_mean", "latents_std"):
-        values = vae.config[name]
-        if (
-            not isinstance(values, list | tuple)
-            or len(values) != vae.config["z_dim"]
-            or not all(isinstance(each, int | float) and math.isfinite(each) for each in values)
-        ):
-            raise UserError(f"{base / 'vae/config.json'}: {name}: expected {vae.config['z_dim']} numbers")
-    if not all(each > 0 for each in vae.config["latents_std"]):
-        raise UserError(f"{base / 'vae/config.json'}: latents_std: expected positive numbers")
-    return vae.eval().requires_grad_(False)
+    """The VAE of a base folder, in float32: half precision costs it visible detail.
+
+    Raises:
+        UserError: what :func:`check_base` refuses, or weights that are not what the configuration announces.
+    """
+    check_base(base)
+    return _whole(AutoencoderKLWan, base / "vae", torch.float32).eval().requires_grad_(False)
 
 
 def add_lora(transformer: WanTransformer3DModel, rank: int, alpha: int) -> None:
@@ -318,19 +318,49 @@ def _fill_lora(transformer: WanTransformer3DModel, path: Path) -> None:
         parameter.data.copy_(found[name])
 
 
-def check_base(base: Path) -> None:
-    """Raise :class:`UserError` if a folder is not a text-to-video Wan model in diffusers' layout."""
+def check_base(base: Path) -> Strides:
+    """Hold a folder to be a text-to-video Wan model in diffusers' layout whose parts fit, by its configurations; and its strides.
+
+    Raises:
+        UserError: what is missing, of another kind, or does not fit what, by name.
+    """
     if not base.is_dir():
         raise UserError(f"{base}: no such base folder; give a local copy of Wan-AI/Wan2.1-T2V-1.3B-Diffusers, or `track2view model new`")
     for part in ("transformer/config.json", "vae/config.json"):
         if not (base / part).exists():
             raise UserError(f"{base}: not a base in diffusers' Wan layout: it has no {part}")
-    config = read_config(base / "transformer")
+    config, vae = _config(WanTransformer3DModel, base / "transformer"), _config(AutoencoderKLWan, base / "vae")
     name = config.get("_class_name")
     if name != "WanTransformer3DModel":
         raise UserError(f"{base}: not a Wan model: its transformer is {name}; text-to-video Wan 2.1 is needed")
     if config.get("image_dim") is not None or config.get("in_channels") != config.get("out_channels"):
         raise UserError(f"{base}: not a Wan text-to-video model (it takes images or masks beside latents)")
+    channels = vae["z_dim"]
+    if channels != config["in_channels"]:
+        raise UserError(
+            f"{base}: its parts do not fit: latents have {channels!r:.20} channels (vae/config.json: z_dim), the transformer takes "
+            f"{config['in_channels']!r:.20} (transformer/config.json: in_channels)"
+        )
+    for name in ("latents_mean", "latents_std"):
+        values = vae[name]
+        if (
+            not isinstance(values, list | tuple)
+            or len(values) != channels
+            or not all(isinstance(each, int | float) and math.isfinite(each) for each in values)
+        ):
+            raise UserError(f"{base / 'vae/config.json'}: {name}: expected {channels!r:.20} numbers, one for each channel of z_dim")
+    if not all(each > 0 for each in vae["latents_std"]):
+        raise UserError(f"{base / 'vae/config.json'}: latents_std: expected positive numbers")
+    try:
+        return Strides.of(vae, config)
+    except UserError as error:
+        raise UserError(f"{base}: {error}") from None
+
+
+def _config(kind: type[ModelMixin], folder: Path) -> dict[str, Any]:
+    """A model's configuration; what it does not say is as its class has it."""
+    own = {name: each.default for name, each in signature(kind.__init__).parameters.items() if each.default is not each.empty}
+    return own | read_config(folder)
 
 
 def _whole(kind: type[Kind], folder: Path, dtype: torch.dtype) -> Kind:

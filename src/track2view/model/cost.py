@@ -45,10 +45,8 @@ class Shape:
         """
         base, own = transformer.config, conditioner.config
         patch = base["patch_size"]
-        if not isinstance(patch, list | tuple) or len(patch) != 3:
-            raise UserError(f"transformer/config.json: patch_size: expected three numbers, got {patch}")
         counts = {name: base[name] for name in COUNTS_OF_BASE} | {name: own[name] for name in COUNTS_OF_CONDITIONER}
-        for name, value in (*counts.items(), ("patch_size", min(patch))):
+        for name, value in counts.items():
             if not isinstance(value, int) or value < 1:
                 raise UserError(f"config.json: {name}: expected a positive whole number, got {value}")
         return Shape(
@@ -164,12 +162,12 @@ def memory_needed(
     parameters: int,
     encoder_parameters: int,
     bytes_per_value: int,
+    tracks: int,
     vae_width: int = 96,
     at_once: int = 1,
-    tracks: int = 0,
 ) -> float:
     """Bytes at the peak of a video, by estimate: the text encoder alone, or weights, activations of one block and remembered
-    sources, or the VAE's decoder.
+    sources, or the VAE, which encodes whole pictures and decodes tiles.
 
     Args:
         encoder_parameters: of the text encoder, where it runs on the same device.
@@ -185,7 +183,10 @@ def memory_needed(
     remembered = 2 * 2 * shape.blocks * tokens * shape.width * bytes_per_value if cached else 0
     height, width = grid.padded_size
     pixels = height * width if mode == "fast" else min(TILE_PIXELS, height * width)
-    decoder = VAE_COPIES * 4 * pixels * vae_width * 4 + 2 * 3 * 4 * grid.padded_frames * height * width
+    picture = VAE_COPIES * grid.strides.frames * vae_width * 4
+    decoder = picture * pixels + 2 * 3 * 4 * grid.padded_frames * height * width
+    encoder = picture * height * width
     conditioner = conditioner_memory_needed(shape, grid.token_grid, tracks)
     denoising = weights + remembered + max(activations, conditioner)
-    return LIBRARIES_BYTES + max(encoder_parameters * bytes_per_value, denoising + decoder if mode == "fast" else max(denoising, decoder))
+    own = denoising + max(encoder, decoder) if mode == "fast" else max(denoising, encoder, decoder)
+    return LIBRARIES_BYTES + max(encoder_parameters * bytes_per_value, own)

@@ -16,17 +16,16 @@ from torch import Tensor
 from track2view.errors import UserError, notice
 from track2view.model.checkpoint import AdapterRecord, load_adapter, load_transformer, load_vae, lora_as_base, save_adapter
 from track2view.model.conditioners.protocol import Conditioning
-from track2view.model.conditioners.tracks import TrackCondition, on_padded
+from track2view.model.conditioners.tracks import TrackCondition
 from track2view.model.cost import MEMORY_MODES, MemoryMode, Shape, memory_needed
 from track2view.model.dual_view import DualViewModel, Memory, attention_backends
-from track2view.model.latents import FRAME_STRIDE, LatentGrid, decode, encode
+from track2view.model.latents import LatentGrid, Strides, decode, encode
 from track2view.model.parallel import trainable_parameters, whole_state
 from track2view.model.sampling import SOLVERS, Guidance, Velocity, denoise, noise_like, shifted_sigmas
 from track2view.model.text import NEGATIVE_PROMPT, PromptCache, encoder_parameters, load_text_encoder
 from track2view.pairing import pair_by_projection
 from track2view.records import CameraPath, Clip, Queries, TrackSet
 
-MIN_FRAMES = 1 + FRAME_STRIDE
 BY_SIZE = "use a smaller --size or fewer --frames"
 BY_DTYPE = "use --dtype bfloat16, a smaller --size or fewer --frames"
 
@@ -45,7 +44,8 @@ class DiffusionSettings:
         guidance: strength of guidance on text, and the sigmas within which it is used.
         batched: both guidance branches in one pass: faster on small clips, twice the activations.
         seed: of the noise.
-        window: most frames at once; longer clips go window by window.
+        window: most frames at once; longer clips go window by window. It and ``overlap`` are whole latents of the base: s·k + 1 for
+            s frames a latent (4 in Wan).
         overlap: frames that a window shares with the one before.
         memory: "fast" keeps all on the device; "balanced" one part at a time, the VAE in tiles; "low" also one block at a time.
     """
@@ -63,9 +63,6 @@ class DiffusionSettings:
     memory: MemoryMode = "balanced"
 
     def __post_init__(self) -> None:
-        for name in ("window", "overlap"):
-            if getattr(self, name) % FRAME_STRIDE != 1:
-                raise UserError(f"{name}: expected 4k + 1 frames (1, 5, …, 81), got {getattr(self, name)}")
         if not 0 < self.overlap < self.window:
             raise UserError(f"overlap: expected less than the window of {self.window} frames, got {self.overlap}")
 
@@ -77,6 +74,7 @@ class Track2ViewPipeline:
         self, base: Path, model: DualViewModel, vae: AutoencoderKLWan, record: AdapterRecord, prompts: PromptCache, device: torch.device
     ) -> None:
         self.base, self.model, self.vae, self.record, self.prompts, self.device = base, model, vae, record, prompts, device
+        self.strides = Strides.of(vae.config, model.transformer.config)
 
     @staticmethod
     def from_pretrained(
@@ -121,8 +119,12 @@ class Track2ViewPipeline:
         ).save_pretrained(folder)
 
     def queries(self, frames: int, settings: DiffusionSettings) -> Queries:
-        """Where in a clip the adapter wants tracks to start: its plan, in every window."""
-        starts = {frame for window in plan_windows(frames, settings) for frame in self._planned(window)}
+        """Where in a clip the adapter wants tracks to start: its plan, in every window.
+
+        Raises:
+            UserError: a window or overlap that is not whole latents of this base.
+        """
+        starts = {frame for window in plan_windows(frames, settings, self.strides) for frame in self._planned(window)}
         return Queries.grid(sorted(starts), self.record.queries.rows, self.record.queries.columns)
 
     def __call__(
@@ -141,7 +143,7 @@ class Track2ViewPipeline:
             preview: see :func:`track2view.model.sampling.denoise`; if it stops a window, later ones are not begun.
 
         Raises:
-            UserError: a clip too short, no tracks seen, too little memory (before anything is computed).
+            UserError: what :meth:`check` refuses, or no tracks seen (before anything is computed).
         """
         settings = settings or DiffusionSettings()
         self.check(clip, settings)
@@ -158,10 +160,13 @@ class Track2ViewPipeline:
         """Refuse early what cannot be made.
 
         Raises:
-            UserError: a clip shorter than one latent group, or one that would not fit in memory, with what would.
+            UserError: a clip shorter than one latent group, a window or overlap that is not whole latents of this base, or a clip
+                that would not fit in memory, with what would.
         """
-        if len(clip) < MIN_FRAMES:
-            raise UserError(f"the clip has {len(clip)} frames; the diffusion renderer needs at least {MIN_FRAMES} (one latent group)")
+        least = 1 + self.strides.frames
+        if len(clip) < least:
+            raise UserError(f"the clip has {len(clip)} frames; the diffusion renderer needs at least {least} (one latent group)")
+        check_windows(settings, self.strides)
         self._check_memory(clip, settings)
 
     @torch.no_grad()
@@ -179,11 +184,11 @@ class Track2ViewPipeline:
         done: list[UInt8[Tensor, "t 3 H W"]] = []
         tail: Float[Tensor, "1 3 t y x"] | None = None
         stopped = _Stopped(preview)
-        for number, window in enumerate(plan_windows(len(clip), settings)):
-            grid = LatentGrid(frames=len(window), size=clip.size)
+        for number, window in enumerate(plan_windows(len(clip), settings, self.strides)):
+            grid = LatentGrid(frames=len(window), size=clip.size, strides=self.strides)
             known = 0 if number == 0 else sum(map(len, done)) - window.start
             pairs = pair_by_projection(*self._cut(tracks, source_camera, target_camera, window))
-            condition = on_padded(TrackCondition.of(pairs, grid.latent_frames), grid)
+            condition = TrackCondition.of(pairs, grid)
             if not bool(condition.source.valid.any()):
                 notice(f"frames {window.start} to {window.stop - 1}: no track is seen there; only the source itself leads the result")
             with self._vae_on_device(settings.memory):
@@ -257,7 +262,7 @@ class Track2ViewPipeline:
         return BY_DTYPE if self.model.transformer.dtype == torch.float32 else BY_SIZE
 
     def _check_memory(self, clip: Clip, settings: DiffusionSettings) -> None:
-        grid = LatentGrid(frames=min(len(clip), settings.window), size=clip.size)
+        grid = LatentGrid(frames=min(len(clip), settings.window), size=clip.size, strides=self.strides)
         on_gpu = self.device.type == "cuda"
         free = torch.cuda.mem_get_info(self.device)[0] if on_gpu else psutil.virtual_memory().available
 
@@ -272,6 +277,7 @@ class Track2ViewPipeline:
                 at_once=2 if settings.batched else 1,
                 bytes_per_value=self.model.transformer.dtype.itemsize,
                 vae_width=self.vae.config["base_dim"],
+                tracks=len(self.record.queries),
             )
 
         if needed(settings.memory) <= free:
@@ -281,17 +287,30 @@ class Track2ViewPipeline:
         raise UserError(f"needs about {needed(settings.memory) / 1e9:.1f} GB, you have {free / 1e9:.1f}: {remedy}")
 
 
-def plan_windows(frames: int, settings: DiffusionSettings) -> list[range]:
-    """Windows of at most ``settings.window`` frames that cover a clip; each shares 4k + 1 frames with the one before.
+def check_windows(settings: DiffusionSettings, strides: Strides) -> None:
+    """Raise :class:`UserError` if a window or overlap is not whole latents of a base."""
+    group = strides.frames
+    for name in ("window", "overlap"):
+        frames = getattr(settings, name)
+        if (frames - 1) % group:
+            raise UserError(f"{name}: expected {group}k + 1 frames (1, {1 + group}, …, {1 + 20 * group}), got {frames}")
+
+
+def plan_windows(frames: int, settings: DiffusionSettings, strides: Strides) -> list[range]:
+    """Windows of at most ``settings.window`` frames that cover a clip; each shares whole latents with the one before.
 
     The last one is as long as the others, so it may share more.
+
+    Raises:
+        UserError: a window or overlap that is not whole latents.
     """
+    check_windows(settings, strides)
     windows = [range(min(frames, settings.window))]
     while (stop := windows[-1].stop) < frames:
         start = stop - settings.overlap
         if start + settings.window >= frames:
             shared = stop - (frames - settings.window)
-            start = stop - (1 + FRAME_STRIDE * ((shared - 1) // FRAME_STRIDE))
+            start = stop - (1 + strides.frames * ((shared - 1) // strides.frames))
         windows.append(range(start, min(start + settings.window, frames)))
     return windows
 

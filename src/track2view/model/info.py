@@ -29,7 +29,7 @@ def describe(base: Path, adapter: Path, *, frames: int, size: Size, steps: int, 
     Raises:
         UserError: what is missing or of another kind.
     """
-    check_base(base)
+    strides = check_base(base)
     adapter = standing_folder(adapter)
     record = AdapterRecord.load(adapter / "track2view.json")
     transformer = outlined(base / "transformer", WanTransformer3DModel.from_config)
@@ -39,9 +39,9 @@ def describe(base: Path, adapter: Path, *, frames: int, size: Size, steps: int, 
     assert isinstance(transformer, WanTransformer3DModel)
     assert isinstance(conditioner, Conditioner)
     assert isinstance(vae, AutoencoderKLWan)
-    shape, grid = Shape.of(transformer, conditioner, record.lora_rank), LatentGrid(frames=frames, size=size)
+    shape, grid = Shape.of(transformer, conditioner, record.lora_rank), LatentGrid(frames=frames, size=size, strides=strides)
     tokens = grid.token_grid[0] * grid.token_grid[1] * grid.token_grid[2]
-    tracks = record.queries.rows * record.queries.columns * len(record.queries.frames)
+    tracks = len(record.queries)
     parameters = [sum(each.numel() for each in module.parameters()) for module in (transformer, conditioner)]
     step, once = step_flops(shape, record.modes, tokens, BRANCHES), conditioner_flops(shape, grid.token_grid, tracks)
     video = video_flops(shape, record.modes, grid.token_grid, tracks, steps, BRANCHES)
@@ -52,6 +52,8 @@ def describe(base: Path, adapter: Path, *, frames: int, size: Size, steps: int, 
         f"trained    on {record.base}, recipe {record.recipe or 'unknown'}, step {record.step}",
         f"modes      timestep {record.modes.timestep}, rope {record.modes.rope}, attention {record.modes.attention}",
         f"tracks     {tracks}: {record.queries.rows} × {record.queries.columns} at frames {list(record.queries.frames)} of each window",
+        f"latents    one frame, then {strides.frames} each, of {strides.pixels}×{strides.pixels} pixels; "
+        f"{strides.patch[0]}×{strides.patch[1]} of them a token",
         f"video      {frames} frames of {size[0]}×{size[1]}: {tokens:,} tokens a view",
         f"a step     {_flops(step)} with guidance: attention {step.attention / step.total:.0%}, linear {step.linear / step.total:.0%}",
         f"once       conditioner {_flops(once)}, {once.total / video.total:.2%} of {steps} steps",
@@ -72,6 +74,7 @@ def describe(base: Path, adapter: Path, *, frames: int, size: Size, steps: int, 
                 encoder_parameters=0 if mode == "low" else parameters_of_encoder,
                 bytes_per_value=value_bytes,
                 vae_width=vae.config["base_dim"],
+                tracks=tracks,
             )
             for mode in MEMORY_MODES
         ]

@@ -17,9 +17,8 @@ from torch.utils.data import Dataset
 
 from track2view.encoding import EncodingRecord, caption_key, latents_key
 from track2view.errors import UserError
-from track2view.model.conditioners.tracks import TrackCondition, ViewCondition, on_padded
-from track2view.model.latents import LatentGrid
-from track2view.samples import Sample, SampleRecord, read_manifest
+from track2view.model.conditioners.tracks import TrackCondition, ViewCondition
+from track2view.samples import Sample, read_manifest
 from track2view.shards import ShardReader
 
 Record = TypeVar("Record")
@@ -129,7 +128,8 @@ class TrainingSamples(Dataset[Example]):
 
     def shape_of(self, index: int) -> tuple[int, int, int]:
         """(F, Y, X) of an example's latents, without reading it: batches are formed of examples of one shape."""
-        grid = self._grid(self.records[index])
+        record = self.records[index]
+        grid = self.encoding.grid(record.frames, record.size)
         return grid.latent_frames, *grid.latent_size
 
     def text_of(self, caption: str) -> Float32[Tensor, "L E"]:
@@ -160,13 +160,9 @@ class TrainingSamples(Dataset[Example]):
         for key, latents in zip(keys, (source, target), strict=True):
             if tuple(latents.shape[1:]) != self.shape_of(index):
                 raise UserError(f"{self.latents.folder}: {key}: expected latents of {self.shape_of(index)}, got {list(latents.shape)}")
-        grid = self._grid(record)
         pairs = self.encoding.framing(record.size).pairs(sample.pairs)
-        condition = on_padded(TrackCondition.of(pairs, grid.latent_frames), grid)
+        condition = TrackCondition.of(pairs, self.encoding.grid(record.frames, record.size))
         return Example(name=record.name, source=source, target=target, text=self.text_of(record.caption), condition=condition)
-
-    def _grid(self, record: SampleRecord) -> LatentGrid:
-        return LatentGrid(frames=record.frames, size=self.encoding.framing(record.size).size)
 
 
 def _joined(conditions: list[TrackCondition]) -> TrackCondition:

@@ -5,7 +5,7 @@ Shapes: B clips, F latent frames, N tracks, h w token grid, D model width, d con
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from diffusers.configuration_utils import register_to_config
@@ -43,7 +43,10 @@ class ViewCondition:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrackCondition:
-    """What the conditioner reads beside source tokens: column n is the same scene point in both views."""
+    """What the conditioner reads beside source tokens: column n is the same scene point in both views.
+
+    Positions are in the padded picture, which the token grid covers.
+    """
 
     source: ViewCondition
     target: ViewCondition
@@ -54,28 +57,19 @@ class TrackCondition:
         return TrackCondition(source=self.source.to(device), target=self.target.to(device), confidence=self.confidence.to(device))
 
     @staticmethod
-    def of(pairs: PairedTracks, latent_frames: int, stride: int = 4) -> "TrackCondition":
-        """One clip's tracks at frames 0, ``stride``, …; beyond the clip's end its last frame is held, as in the latents.
+    def of(pairs: PairedTracks, grid: LatentGrid) -> "TrackCondition":
+        """One clip's tracks at the last frame of each latent frame; beyond the clip's end its own last is held, as in the latents.
 
         That no track lives is legal: such a condition adds nothing.
         """
-        frames = (torch.arange(latent_frames) * stride).clamp(max=len(pairs.confidence) - 1)
+        frames = (torch.arange(grid.latent_frames) * grid.strides.frames).clamp(max=grid.frames - 1)
         views = [_at_frames(view, frames) for view in (pairs.source, pairs.target)]
         disparity = normalised_disparity([1 / depth for _, depth, _ in views], [valid for *_, valid in views])
         source, target = (
-            ViewCondition(uv=uv[None], disparity=near[None], valid=valid[None])
+            ViewCondition(uv=grid.uv_in_padded(uv)[None], disparity=near[None], valid=valid[None])
             for (uv, _, valid), near in zip(views, disparity, strict=True)
         )
         return TrackCondition(source=source, target=target, confidence=pairs.confidence[frames][None])
-
-
-def on_padded(condition: TrackCondition, grid: LatentGrid) -> TrackCondition:
-    """Image positions of the clip as positions in the padded picture that the token grid covers."""
-
-    def moved(view: ViewCondition) -> ViewCondition:
-        return replace(view, uv=grid.uv_in_padded(view.uv))
-
-    return replace(condition, source=moved(condition.source), target=moved(condition.target))
 
 
 def normalised_disparity(disparity: list[Float[Tensor, "F N"]], valid: list[Bool[Tensor, "F N"]]) -> list[Float[Tensor, "F N"]]:
