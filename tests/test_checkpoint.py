@@ -179,26 +179,39 @@ def stopped_at(step: int, out: Path, how: str, write: Callable[[], None]) -> boo
 def test_whenever_a_save_stops_what_loads_is_the_old_adapter_or_the_new(how: str, micro: Path, tmp_path: Path) -> None:
     old, record, config = adapter_of(micro)
     new, later = {name: each + 1 for name, each in old.items()}, replace(record, step=record.step + 1)
-    folder, loaded = tmp_path / "models" / "adapter", []
-    while True:
-        shutil.rmtree(tmp_path / "models", ignore_errors=True)
-        save_adapter(folder, old, record, config)
-        if not stopped_at(len(loaded) + 1, folder.parent, how, lambda: save_adapter(folder, new, later, config)):
-            break
-        assert folder.exists() or how == "killed"
-        model, found = load_adapter(folder, load_transformer(micro / "base"))
-        state = whole_state(trainable_parameters(model))
-        expected = new if found == later else old
-        assert found in (record, later)
-        assert state.keys() == expected.keys()
-        assert all(torch.equal(state[name], each) for name, each in expected.items())
-        loaded.append(found.step)
-        save_adapter(folder, new, later, config)
-        assert load_adapter(folder, load_transformer(micro / "base"))[1] == later
-        assert not list(folder.parent.glob(".*-replaced"))
-    assert loaded == sorted(loaded)
-    assert loaded.count(record.step) > 5
-    assert loaded.count(later.step) > 1
+    models, torn = tmp_path / "models", tmp_path / "torn"
+    folder = models / "adapter"
+    save_adapter(tmp_path / "whole" / "adapter", old, record, config)
+
+    def steps_loaded_from(start: Path) -> list[int]:
+        """Training steps of what loads after a save is stopped at its first step, its second and so on."""
+        loaded: list[int] = []
+        while True:
+            shutil.rmtree(models, ignore_errors=True)
+            shutil.copytree(start, models)
+            if not stopped_at(len(loaded) + 1, models, how, lambda: save_adapter(folder, new, later, config)):
+                return loaded
+            assert folder.exists() or how == "killed"
+            if not folder.exists() and not torn.exists():
+                shutil.copytree(models, torn)
+            model, found = load_adapter(folder, load_transformer(micro / "base"))
+            state = whole_state(trainable_parameters(model))
+            expected = new if found == later else old
+            assert found in (record, later)
+            assert state.keys() == expected.keys()
+            assert all(torch.equal(state[name], each) for name, each in expected.items())
+            loaded.append(found.step)
+            save_adapter(folder, new, later, config)
+            assert load_adapter(folder, load_transformer(micro / "base"))[1] == later
+            assert not list(models.glob(".*-replaced"))
+
+    found = [steps_loaded_from(tmp_path / "whole")]
+    if how == "killed":  # between the two renames; the save after that may be stopped as well
+        found.append(steps_loaded_from(torn))
+    for loaded in found:
+        assert loaded == sorted(loaded)
+        assert loaded.count(record.step) > 5
+        assert loaded.count(later.step) > 1
 
 
 @pytest.mark.parametrize("autocast", [True, False])
