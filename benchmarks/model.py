@@ -1,23 +1,26 @@
 """What the dual-view model costs, on random weights of the real classes; prints Markdown (docs/benchmarks.md records it).
 
 python benchmarks/model.py            micro and mini on the CPU: time, the conditioner's share, cached-source, operations
+python benchmarks/model.py --memory   the full-size conditioner's peak memory on the CPU, with and without checkpointing
 python benchmarks/model.py --cuda     full size on a GPU: time and memory by backend, compiled or not, against the floor
 """
 
 import argparse
 import platform
+import resource
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.multiprocessing
 from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
 
 from track2view.model.conditioners.tracks import TrackCondition, TrackConditioner, ViewCondition
-from track2view.model.cost import Shape, conditioner_flops, remember_flops, step_flops
+from track2view.model.cost import Shape, conditioner_flops, conditioner_memory_needed, remember_flops, step_flops
 from track2view.model.dual_view import DualViewModel, DualViewModes, attention_backends
 from track2view.model.latents import WAN_STRIDES, LatentGrid
 from track2view.model.make import SIZES, ModelSize, new_transformer
@@ -57,6 +60,7 @@ class Case:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cuda", action="store_true")
+    parser.add_argument("--memory", action="store_true")
     parser.add_argument("--size", choices=["full", *SIZES], default="full", help="with --cuda")
     parser.add_argument("--repeats", type=int, default=5)
     given = parser.parse_args()
@@ -64,6 +68,10 @@ def main() -> None:
         size = FULL if given.size == "full" else SIZES[given.size]
         with torch.no_grad():
             on_gpu(size, LatentGrid(frames=81, size=(480, 832), strides=WAN_STRIDES), given.repeats)
+    elif given.memory:
+        print("| conditioner, one clip of 81 × 480×832, 1,152 tracks, float32 | peak GB | formula |\n|---|---|---|")
+        for way in ("inference", "training", "training, checkpointed"):
+            torch.multiprocessing.spawn(conditioner_memory, (way,))
     else:
         with torch.no_grad():
             on_cpu(given.repeats)
@@ -93,6 +101,33 @@ def make(size: ModelSize, grid: LatentGrid, modes: DualViewModes, device: str, d
         condition = TrackCondition(source=views[0], target=views[1], confidence=torch.ones(1, grid.latent_frames, TRACKS))
         texts = tuple(torch.randn(1, TEXT_TOKENS, size.text_width, dtype=dtype) for _ in range(BRANCHES))
     return Case(model, Shape.of(transformer, conditioner), grid, latents[0], latents[1], condition, texts)
+
+
+def conditioner_memory(_: int, way: str) -> None:
+    """Peak of a process that runs the full-size conditioner once, over what it held before."""
+    grid = LatentGrid(frames=81, size=(480, 832), strides=WAN_STRIDES)
+    frames, rows, columns = grid.token_grid
+    size = FULL
+    conditioner = TrackConditioner(token_width=size.heads * size.head_width, width=size.conditioner_width)
+    views = [
+        ViewCondition(
+            uv=torch.rand(1, frames, TRACKS, 2), disparity=torch.rand(1, frames, TRACKS), valid=torch.rand(1, frames, TRACKS) < 0.8
+        )
+        for _ in range(2)
+    ]
+    condition = TrackCondition(source=views[0], target=views[1], confidence=torch.ones(1, frames, TRACKS))
+    tokens = torch.randn(1, frames, rows, columns, size.heads * size.head_width)
+    if way == "training, checkpointed":
+        conditioner.enable_gradient_checkpointing()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with torch.set_grad_enabled(way != "inference"):
+        context = conditioner(tokens, condition)
+        if way != "inference":
+            context.target.square().mean().backward()
+    peak = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    transformer, other = _parts(size)
+    formula = conditioner_memory_needed(Shape.of(transformer, other), grid.token_grid, TRACKS) if way == "inference" else 0.0
+    print(f"| {way} | {peak / 1e9:.2f} | {f'{formula / 1e9:.2f}' if formula else ''} |", flush=True)
 
 
 def step_of(case: Case, branches: int = BRANCHES) -> Callable[[], object]:

@@ -101,7 +101,7 @@ def train(examples: list[Example], seconds: float, change) -> tuple[TrackConditi
             group["lr"] = 1e-3 * (0.5 + 0.5 * math.cos(math.pi * progressed))
         example = examples[int(torch.randint(len(examples), (1,)))]
         condition = change(example.condition)
-        found = conditioner(example.source - 0.5, condition)[1] + 0.5
+        found = conditioner(example.source - 0.5, condition).target + 0.5
         loss = (found - example.target).square()[reached(condition)].mean()
         optimiser.zero_grad()
         loss.backward()
@@ -117,7 +117,7 @@ def measure(conditioner: TrackConditioner | None, examples: list[Example], chang
     errors = []
     for example in examples:
         condition = change(example.condition)
-        found = torch.zeros_like(example.target) if conditioner is None else conditioner(example.source - 0.5, condition)[1]
+        found = torch.zeros_like(example.target) if conditioner is None else conditioner(example.source - 0.5, condition).target
         errors.append((found + 0.5 - example.target).square()[reached(condition)].flatten())
     return -10 * math.log10(float(torch.cat(errors).mean()))
 

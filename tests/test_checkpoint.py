@@ -1,19 +1,37 @@
 import json
+import os
 import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import WanPipeline
+from peft import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from test_conditioner import random_condition
 from test_dual_view import draw
+from torch import Tensor
 
 from track2view.errors import UserError
-from track2view.model.checkpoint import LORA_FILE, check_base, export_comfy, load_adapter, load_transformer, load_vae, save_adapter
+from track2view.model.checkpoint import (
+    LORA_FILE,
+    AdapterRecord,
+    check_base,
+    export_comfy,
+    load_adapter,
+    load_transformer,
+    load_vae,
+    save_adapter,
+)
+from track2view.model.diffusion import Track2ViewPipeline
 from track2view.model.dual_view import DualViewModes
 from track2view.model.latents import WAN_STRIDES
 from track2view.model.make import new_model
+from track2view.model.parallel import trainable_parameters, whole_state
+from track2view.train.objective import flow_matching_loss, noised
 
 TARGET, SOURCE, TIME, TEXT = draw(1, 1, 16, 3, 8, 12), draw(2, 1, 16, 3, 8, 12), torch.tensor([500.0]), draw(3, 1, 512, 32)
 
@@ -28,7 +46,7 @@ def micro(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, parameter in model.named_parameters():
         if "lora_B" in name or name == "view_embedding":
             torch.nn.init.normal_(parameter, std=0.1)
-    save_adapter(out / "adapter", model, record)
+    save_adapter(out / "adapter", whole_state(trainable_parameters(model)), record, model.conditioner.config)
     return out
 
 
@@ -39,7 +57,7 @@ def copied(micro: Path, tmp_path: Path) -> Path:
 @torch.no_grad()
 def test_an_adapter_comes_back_as_it_was_saved(micro: Path, tmp_path: Path) -> None:
     first, record = load_adapter(micro / "adapter", load_transformer(micro / "base"))
-    save_adapter(tmp_path / "again", first, record)
+    save_adapter(tmp_path / "again", whole_state(trainable_parameters(first)), record, first.conditioner.config)
     second, read = load_adapter(tmp_path / "again", load_transformer(micro / "base"))
     assert read == record
     contexts = first.condition(SOURCE, random_condition(1, frames=3))
@@ -75,6 +93,145 @@ def test_the_comfy_export_comes_back_through_diffusers_converter(micro: Path, tm
     theirs.load_lora_weights(str(tmp_path / "comfy.safetensors"))
     found = theirs.transformer(TARGET, TIME, TEXT, return_dict=False)[0]
     assert torch.allclose(found, ours(TARGET, TIME, (TEXT,))[0], atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_lora_on_disk_has_pefts_names_and_float32_weights(micro: Path) -> None:
+    model, _ = load_adapter(micro / "adapter", load_transformer(micro / "base", torch.bfloat16))
+    expected = {f"transformer.{name}": each for name, each in get_peft_model_state_dict(model.transformer).items()}
+    found = load_file(micro / "adapter/lora" / LORA_FILE)
+    assert found.keys() == expected.keys()
+    for name, each in expected.items():
+        assert found[name].dtype == each.dtype == torch.float32
+        assert torch.equal(found[name], each)
+
+
+def adapter_of(micro: Path) -> tuple[dict[str, Tensor], AdapterRecord, dict[str, object]]:
+    model, record = load_adapter(micro / "adapter", load_transformer(micro / "base"))
+    return whole_state(trainable_parameters(model)), record, model.conditioner.config
+
+
+ALIEN_STATES = {
+    "a weight of the base": (lambda state: {**state, "proj_out.bias": torch.zeros(64)}, "proj_out.bias has no place"),
+    "half a LoRA": (lambda state: _less(state, "blocks.1.block.ffn.net.2.lora_B.default.weight"), "lora_B.weight: lacking in the LoRA"),
+    "no LoRA": (lambda state: {name: each for name, each in state.items() if "lora" not in name}, "of rank 4, the state has none"),
+    "another rank": (
+        lambda state: {name: each[:2] if "lora_A" in name else each for name, each in state.items()},
+        r"of rank 4, the state has \[2\]",
+    ),
+    "no mark of views": (lambda state: _less(state, "view_embedding"), "view_embedding"),
+    "half a conditioner": (lambda state: _less(state, "conditioner.mlp.0.weight"), "mlp.0.weight"),
+}
+
+
+def _less(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    return {each: value for each, value in state.items() if each != name}
+
+
+@pytest.mark.parametrize("case", ALIEN_STATES)
+def test_a_state_that_is_not_the_records_is_refused_before_anything_is_written(case: str, micro: Path, tmp_path: Path) -> None:
+    state, record, config = adapter_of(micro)
+    change, message = ALIEN_STATES[case]
+    with pytest.raises((ValueError, RuntimeError), match=message):
+        save_adapter(tmp_path / "adapter", change(state), record, config)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_holds_more_than_an_adapter_is_not_replaced(micro: Path, tmp_path: Path) -> None:
+    out = copied(micro, tmp_path) / "adapter"
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"adapter: holds notes\.txt, which is no part of an adapter"):
+        save_adapter(out, *adapter_of(micro))
+    assert (out / "notes.txt").read_text() == "mine"
+
+
+STEPS = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.chmod", "shutil.rmtree"}
+
+
+class Stopped(BaseException):
+    """Like Ctrl-C."""
+
+
+def stopped_at(step: int, out: Path, how: str, write: Callable[[], None]) -> bool:
+    """Whether a process of its own, stopped before that many a step on files below a folder, had one left to be stopped at."""
+    child = os.fork()
+    if child == 0:
+        left = step
+
+        def watch(event: str, given: tuple[object, ...]) -> None:
+            nonlocal left
+            if event in STEPS and str(given[0]).startswith(str(out)):
+                left -= 1
+                if left == 0 and how == "killed":
+                    os._exit(1)
+                if left == 0:
+                    raise Stopped
+
+        sys.addaudithook(watch)
+        try:
+            write()
+        finally:
+            os._exit(1 if left <= 0 else 0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0
+
+
+@pytest.mark.parametrize("how", ["killed", "interrupted"])
+def test_whenever_a_save_stops_what_loads_is_the_old_adapter_or_the_new(how: str, micro: Path, tmp_path: Path) -> None:
+    old, record, config = adapter_of(micro)
+    new, later = {name: each + 1 for name, each in old.items()}, replace(record, step=record.step + 1)
+    folder, loaded = tmp_path / "models" / "adapter", []
+    while True:
+        shutil.rmtree(tmp_path / "models", ignore_errors=True)
+        save_adapter(folder, old, record, config)
+        if not stopped_at(len(loaded) + 1, folder.parent, how, lambda: save_adapter(folder, new, later, config)):
+            break
+        assert folder.exists() or how == "killed"
+        model, found = load_adapter(folder, load_transformer(micro / "base"))
+        state = whole_state(trainable_parameters(model))
+        expected = new if found == later else old
+        assert found in (record, later)
+        assert state.keys() == expected.keys()
+        assert all(torch.equal(state[name], each) for name, each in expected.items())
+        loaded.append(found.step)
+        save_adapter(folder, new, later, config)
+        assert load_adapter(folder, load_transformer(micro / "base"))[1] == later
+        assert not list(folder.parent.glob(".*-replaced"))
+    assert loaded == sorted(loaded)
+    assert loaded.count(record.step) > 5
+    assert loaded.count(later.step) > 1
+
+
+@pytest.mark.parametrize("autocast", [True, False])
+def test_what_trains_is_float32_on_a_bfloat16_base(autocast: bool, micro: Path) -> None:
+    losses = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        model, _ = load_adapter(micro / "adapter", load_transformer(micro / "base", dtype))
+        trained = trainable_parameters(model.train())
+        assert {each.dtype for each in trained.values()} == {torch.float32}
+        assert model.transformer.dtype == dtype
+        before = whole_state(trained)
+        optimiser = torch.optim.SGD(trained.values(), lr=1e-3)
+        latents, velocity = noised(TARGET.half(), draw(9, *TARGET.shape), torch.tensor([0.5]))
+        given = [each if autocast else each.to(dtype) for each in (latents, TEXT, SOURCE)]
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast and dtype == torch.bfloat16):
+            found = model(given[0], TIME, (given[1],), given[2], random_condition(1, frames=3))[0]
+        loss = flow_matching_loss(found, velocity)
+        loss.backward()
+        for name, each in trained.items():
+            assert each.grad is not None, name
+            assert each.grad.dtype == torch.float32
+        optimiser.step()
+        for name, each in trained.items():
+            assert torch.allclose(each, before[name] - 1e-3 * each.grad, rtol=0, atol=1e-7), name
+        losses[dtype] = loss.item()
+    assert losses[torch.bfloat16] == pytest.approx(losses[torch.float32], rel=0.02)
+
+
+def test_inference_has_its_lora_in_the_bases_type_and_the_rest_in_float32(micro: Path) -> None:
+    model = Track2ViewPipeline.from_pretrained(micro / "base", micro / "adapter", dtype=torch.bfloat16).model
+    kinds = {name: each.dtype for name, each in trainable_parameters(model).items()}
+    assert {kind for name, kind in kinds.items() if ".lora_" in name} == {torch.bfloat16}
+    assert {kind for name, kind in kinds.items() if ".lora_" not in name} == {torch.float32}
 
 
 def edited(path: Path, **changes: object) -> None:

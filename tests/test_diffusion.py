@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from track2view.cameras import apply_move, parse_move
-from track2view.errors import UserError
+from track2view.errors import Notice, UserError
 from track2view.model import diffusion
-from track2view.model.conditioners.tracks import TrackConditioner, TrackContext
+from track2view.model.conditioners.tracks import TrackCondition, TrackConditioner, TrackContext
 from track2view.model.diffusion import DiffusionSettings, Track2ViewPipeline, plan_windows
 from track2view.model.dual_view import DualViewModes
 from track2view.model.latents import WAN_STRIDES
 from track2view.model.make import new_model
 from track2view.model.sampling import Guidance
-from track2view.records import CameraPath, Clip, Queries, TrackSet
+from track2view.records import CameraPath, Clip, Queries, TrackSet, ViewTracks
 from track2view.scenes import make_camera, make_world, render_clip, track_points
 
 FAST = DiffusionSettings(steps=2, prompt="a red box slides")
@@ -244,3 +244,44 @@ def test_without_guidance_one_branch_is_enough(pipe: Track2ViewPipeline, shot: S
     alone = replace(FAST, guidance=Guidance(scale=1.0))
     assert not torch.equal(pipe(*shot, alone).frames, pipe(*shot, FAST).frames)
     assert torch.equal(pipe(*shot, alone).frames, pipe(*shot, replace(alone, negative_prompt="other")).frames)
+
+
+@pytest.fixture
+def conditions(monkeypatch: pytest.MonkeyPatch) -> list[TrackCondition]:
+    """What the conditioner reads, window by window."""
+    read: list[TrackCondition] = []
+    forward = TrackConditioner.forward
+    monkeypatch.setattr(TrackConditioner, "forward", lambda self, tokens, given: read.append(given) or forward(self, tokens, given))
+    return read
+
+
+def test_tracks_lie_in_the_padded_picture(pipe: Track2ViewPipeline, shot: Shot, conditions: list[TrackCondition]) -> None:
+    """A clip of 84×50 is padded to 96×64 at the right and below."""
+    _, tracks, camera, target = shot
+    pipe(*shot, FAST)
+    planned = torch.isin(tracks.query_frame, torch.tensor([0, 17]))
+    for view, path in ((conditions[0].source, camera), (conditions[0].target, target)):
+        uv = ViewTracks.of(tracks, path).uv[:, planned][[0, 4, 8, 12, 16, 17]]
+        valid = view.valid[0]
+        assert bool(valid.any())
+        assert torch.allclose(view.uv[0][valid], (uv * torch.tensor([84 / 96, 50 / 64]))[valid], atol=1e-5)
+
+
+def test_every_window_reads_the_tracks_that_start_where_the_plan_says(
+    pipe: Track2ViewPipeline, shot: Shot, conditions: list[TrackCondition]
+) -> None:
+    _, tracks, _, _ = shot
+    windows = plan_windows(18, replace(FAST, window=9, overlap=5), WAN_STRIDES)
+    pipe(*shot, replace(FAST, window=9, overlap=5))
+    counts = [int(torch.isin(tracks.query_frame, torch.tensor([window[0], window[-1]])).sum()) for window in windows]
+    assert len(set(counts)) > 1
+    assert [each.confidence.shape[2] for each in conditions] == [count or len(tracks.query_frame) for count in counts]
+
+
+def test_a_window_without_tracks_goes_on_and_says_so(pipe: Track2ViewPipeline, shot: Shot) -> None:
+    clip, tracks, camera, target = shot
+    early = replace(tracks, visible=tracks.visible & (torch.arange(18) < 4)[:, None])
+    with pytest.warns(Notice) as said:
+        made = pipe(clip, early, camera, target, replace(FAST, window=9, overlap=5))
+    assert "frames 12 to 17: no track is seen there; only the source itself leads the result" in [str(each.message) for each in said]
+    assert len(made) == 18

@@ -7,16 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 import torch.multiprocessing
+from safetensors.torch import load_file
 from test_conditioner import random_condition
-from test_dual_view import PROMPT, SHAPE, draw, tiny_model
+from test_dual_view import PROMPT, SHAPE, WIDTH, draw, tiny_model
 from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
 
-from track2view.model.checkpoint import add_lora
+from track2view.model.checkpoint import AdapterRecord, QueryPlan, add_lora, save_adapter
 from track2view.model.conditioners.tracks import TrackCondition, ViewCondition
 from track2view.model.dual_view import DualViewModel, DualViewModes
-from track2view.model.parallel import parallelize, whole_state
+from track2view.model.parallel import parallelize, trainable_parameters, whole_state
 
 RANKS, STEPS, RATE = 2, 3, 0.05
 
@@ -59,10 +60,6 @@ def train(model: nn.Module, optimiser: torch.optim.Optimizer, clips: slice) -> N
         optimiser.step()
 
 
-def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
-    return {name.removeprefix("module."): each for name, each in model.named_parameters() if each.requires_grad}
-
-
 def run_rank(rank: int, port: int, way: str, attention: str, out: Path) -> None:
     from torch.distributed.optim import ZeroRedundancyOptimizer  # warns of its own deprecated code when it is imported
 
@@ -70,15 +67,26 @@ def run_rank(rank: int, port: int, way: str, attention: str, out: Path) -> None:
     distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=RANKS)
     mesh = init_device_mesh("cpu", (RANKS,))
     model: nn.Module = parallelize(trained_model(attention), mesh=mesh if way == "FSDP2" else None)
+    record, config = record_of(model), model.conditioner.config
     if way != "FSDP2":
         model = DistributedDataParallel(model)
-    given = list(trainable(model).values())
+    given = list(trainable_parameters(model).values())
     optimiser = ZeroRedundancyOptimizer(given, torch.optim.SGD, lr=RATE, momentum=0.9) if way == "ZeRO-1" else sgd(given)
+    before = whole_state(trainable_parameters(model))
     train(model, optimiser, slice(rank, rank + 1))
-    state = whole_state(trainable(model))
+    state = whole_state(trainable_parameters(model))
     if rank == 0:
-        torch.save(state, out)
+        save_adapter(out / "adapter", before, record, config)
+        torch.save(state, out / "state.pt")
     distributed.destroy_process_group()
+
+
+def record_of(model: DualViewModel) -> AdapterRecord:
+    return AdapterRecord(base="tiny", width=WIDTH, modes=model.modes, queries=QueryPlan(), lora_rank=4, lora_alpha=4)
+
+
+def tensors_in(folder: Path) -> dict[str, dict[str, Tensor]]:
+    return {str(path.relative_to(folder)): load_file(path) for path in folder.rglob("*.safetensors")}
 
 
 def sgd(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
@@ -91,13 +99,19 @@ def test_two_ranks_take_the_steps_that_one_process_takes(way: str, attention: st
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.spawn(run_rank, (port, way, attention, tmp_path / "state.pt"), nprocs=RANKS)
+    torch.multiprocessing.spawn(run_rank, (port, way, attention, tmp_path), nprocs=RANKS)
     found = torch.load(tmp_path / "state.pt", weights_only=True)
     model = parallelize(trained_model(attention), checkpointing=False)
-    before = whole_state(trainable(model))
-    before = {name: each.clone() for name, each in before.items()}
-    train(model, sgd(list(trainable(model).values())), slice(None))
-    expected = whole_state(trainable(model))
+    before = whole_state(trainable_parameters(model))
+    save_adapter(tmp_path / "plain", before, record_of(model), model.conditioner.config)
+    gathered, plain = tensors_in(tmp_path / "adapter"), tensors_in(tmp_path / "plain")
+    assert gathered.keys() == plain.keys()
+    for file, tensors in plain.items():
+        assert gathered[file].keys() == tensors.keys()
+        for name, each in tensors.items():
+            assert torch.equal(gathered[file][name], each), name
+    train(model, sgd(list(trainable_parameters(model).values())), slice(None))
+    expected = whole_state(trainable_parameters(model))
     assert found.keys() == expected.keys()
     for name, each in expected.items():
         assert torch.allclose(found[name], each, atol=1e-6), name

@@ -133,12 +133,50 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     Raises:
         OSError: ``folder`` is there already, and not empty.
     """
+    with _hidden_beside(folder) as partial:
+        yield partial
+        partial.rename(folder)
+
+
+@contextmanager
+def replaced_folder(folder: Path) -> Iterator[Path]:
+    """As :func:`atomic_folder`, but what ``folder`` held before gives way as a whole; by one writer at a time.
+
+    A folder that is not empty can only be replaced by renaming twice. Who is killed between the two leaves the old one under a hidden
+    name, so whoever reads such a folder asks :func:`standing_folder` where it is.
+    """
+    folder = folder.resolve()
+    old = _old(folder)
+    with _hidden_beside(folder) as partial:
+        yield partial
+        try:
+            if folder.exists():  # if not, the hidden one is all there is
+                shutil.rmtree(old, ignore_errors=True)
+                folder.rename(old)
+            partial.rename(folder)
+        finally:
+            if not folder.exists() and old.exists():
+                old.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def standing_folder(folder: Path) -> Path:
+    """``folder``, or where its contents are if a process was killed in the middle of :func:`replaced_folder`."""
+    old = _old(folder.resolve())
+    return old if old.exists() and not folder.exists() else folder
+
+
+def _old(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}-replaced")
+
+
+@contextmanager
+def _hidden_beside(folder: Path) -> Iterator[Path]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=".partial", dir=folder.parent))
     try:
-        yield partial
         partial.chmod(0o755)
-        partial.rename(folder)
+        yield partial
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

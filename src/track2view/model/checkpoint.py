@@ -5,6 +5,8 @@ An adapter holds ``conditioner/`` (diffusers layout), ``lora/pytorch_lora_weight
 """
 
 import math
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from inspect import signature
 from pathlib import Path
@@ -15,12 +17,13 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from diffusers.pipelines.wan.pipeline_wan import WanPipeline
-from peft import LoraConfig, get_peft_model_state_dict
+from peft import LoraConfig
 from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from track2view.errors import UserError
-from track2view.files import atomic_path, read_record, write_record
-from track2view.model.conditioners import CONDITIONERS
+from track2view.files import atomic_path, read_record, replaced_folder, standing_folder, write_record
+from track2view.model.conditioners import CONDITIONERS, Conditioner
 from track2view.model.dual_view import DualViewModel, DualViewModes
 from track2view.model.folders import OFFLINE, check_report, check_weights, loaded, outlined, read_config
 from track2view.model.latents import Strides
@@ -30,11 +33,14 @@ Kind = TypeVar("Kind", bound=ModelMixin)
 FORMAT = "track2view.adapter/1"
 MOST_TRACKS, MOST_WIDTH, MOST_RANK = 1_000_000, 1 << 16, 1024
 LORA_FILE = "pytorch_lora_weights.safetensors"
+ADAPTER_FILES = {"conditioner", "lora", "view_embedding.safetensors", "track2view.json"}
 LORA_TARGETS = [
     *(f"{attention}.{name}" for attention in ("attn1", "attn2") for name in ("to_q", "to_k", "to_v", "to_out.0")),
     "ffn.net.0.proj",
     "ffn.net.2",
 ]
+LORA_NAME = re.compile(r"blocks\.(\d+)\.block\.(.+)\.(lora_[AB])\.default\.weight")
+"""Names in :class:`DualViewModel`; on disk they are the transformer's own."""
 COMFY_NAMES = {
     **{f"attn1.{ours}": f"self_attn.{theirs}" for ours, theirs in (("to_q", "q"), ("to_k", "k"), ("to_v", "v"), ("to_out.0", "o"))},
     **{f"attn2.{ours}": f"cross_attn.{theirs}" for ours, theirs in (("to_q", "q"), ("to_k", "k"), ("to_v", "v"), ("to_out.0", "o"))},
@@ -133,25 +139,53 @@ def load_vae(base: Path) -> AutoencoderKLWan:
 
 
 def add_lora(transformer: WanTransformer3DModel, rank: int, alpha: int) -> None:
-    """Fresh LoRA layers (they change nothing) on the attention and feed-forward weights of every block."""
-    transformer.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=LORA_TARGETS, init_lora_weights=True))
+    """Fresh LoRA layers (they change nothing) on the attention and feed-forward weights of every block.
+
+    Their weights are float32 whatever the base's type: what trains is a master (design section 5, Numbers).
+    """
+    transformer.add_adapter(_lora_config(rank, alpha))
+    for each in _lora_parameters(transformer).values():
+        each.data = each.data.float()
 
 
-def save_adapter(folder: Path, model: DualViewModel, record: AdapterRecord) -> None:
-    """Write an adapter folder; ``track2view.json`` last, so that a folder with one is whole."""
-    folder.mkdir(parents=True, exist_ok=True)
-    model.conditioner.save_pretrained(folder / "conditioner", safe_serialization=True)
-    if record.lora_rank:
-        WanPipeline.save_lora_weights(
-            folder / "lora",
-            transformer_lora_layers={**get_peft_model_state_dict(model.transformer)},
-            weight_name=LORA_FILE,
-            transformer_lora_adapter_metadata=model.transformer.peft_config["default"].to_dict(),
-        )
-    if model.view_embedding is not None:
-        with atomic_path(folder / "view_embedding.safetensors") as partial:
-            save_file({"view_embedding": model.view_embedding.data.contiguous()}, partial)
-    record.save(folder / "track2view.json")
+def lora_as_base(transformer: WanTransformer3DModel) -> None:
+    """LoRA in the base's own type, for inference: products with masters cost several times as much."""
+    for each in _lora_parameters(transformer).values():
+        each.data = each.data.to(transformer.dtype)
+
+
+def save_adapter(folder: Path, state: Mapping[str, Tensor], record: AdapterRecord, conditioner_config: dict[str, Any]) -> None:
+    """Write an adapter folder; an adapter that is there is replaced as a whole: at no time does a mixture of the two load.
+
+    Args:
+        state: what is trained, whole, under the names of :meth:`DualViewModel.named_parameters`: of a model
+            (:func:`track2view.model.parallel.trainable_parameters`), gathered from its shards, or an average of it.
+        conditioner_config: ``model.conditioner.config``.
+
+    Raises:
+        ValueError: a state that lacks what the record announces, or has more.
+        RuntimeError: conditioner weights that do not fit its configuration.
+        UserError: a folder that holds anything else.
+    """
+    parts = _adapter_parts(state, record)
+    if foreign := sorted({each.name for each in folder.iterdir()} - ADAPTER_FILES if folder.exists() else ()):
+        raise UserError(f"{folder}: holds {foreign[0]}, which is no part of an adapter and would be lost; give another folder")
+    with torch.device("meta"):
+        conditioner = CONDITIONERS[record.conditioner].from_config(conditioner_config)
+    assert isinstance(conditioner, Conditioner)
+    conditioner.load_state_dict(parts.conditioner, assign=True)
+    with replaced_folder(folder) as partial:
+        conditioner.save_pretrained(partial / "conditioner", safe_serialization=True)
+        if parts.lora:
+            WanPipeline.save_lora_weights(
+                partial / "lora",
+                transformer_lora_layers={**parts.lora},
+                weight_name=LORA_FILE,
+                transformer_lora_adapter_metadata=_lora_config(record.lora_rank, record.lora_alpha).to_dict(),
+            )
+        if parts.view_embedding is not None:
+            save_file({"view_embedding": parts.view_embedding.contiguous()}, partial / "view_embedding.safetensors")
+        record.save(partial / "track2view.json")
 
 
 def load_adapter(
@@ -165,6 +199,7 @@ def load_adapter(
     Raises:
         UserError: no adapter there, one for another width or with other modes, a missing or misshapen weight, by name.
     """
+    folder = standing_folder(folder)
     record = AdapterRecord.load(folder / "track2view.json")
     for name in ("timestep", "rope", "attention"):
         if modes is not None and getattr(modes, name) != getattr(record.modes, name):
@@ -194,6 +229,7 @@ def load_adapter(
 
 def export_comfy(adapter: Path, out: Path) -> None:
     """Write the adapter's LoRA under the names of ComfyUI (Wan's original ones), with alpha beside each pair."""
+    adapter = standing_folder(adapter)
     record = AdapterRecord.load(adapter / "track2view.json")
     if not record.lora_rank:
         raise UserError(f"{adapter}: has no LoRA to export")
@@ -209,13 +245,57 @@ def export_comfy(adapter: Path, out: Path) -> None:
         save_file(renamed, partial)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _AdapterParts:
+    """A state by where it is written, under the names that it has there."""
+
+    conditioner: dict[str, Tensor]
+    lora: dict[str, Tensor]
+    view_embedding: Tensor | None
+
+
+def _adapter_parts(state: Mapping[str, Tensor], record: AdapterRecord) -> _AdapterParts:
+    lora, conditioner, view_embedding = {}, {}, None
+    for name, each in state.items():
+        if found := LORA_NAME.fullmatch(name):
+            lora["blocks.{}.{}.{}.weight".format(*found.groups())] = each.detach()
+        elif name.startswith("conditioner."):
+            conditioner[name.removeprefix("conditioner.")] = each.detach()
+        elif name == "view_embedding":
+            view_embedding = each.detach()
+        else:
+            raise ValueError(f"{name} has no place in an adapter, which holds a LoRA, a conditioner and the mark of views")
+    blocks = len({name.split(".")[1] for name in lora})
+    expected = {f"blocks.{block}.{each}.{kind}.weight" for block in range(blocks) for each in LORA_TARGETS for kind in ("lora_A", "lora_B")}
+    if odd := sorted(lora.keys() ^ expected):
+        raise ValueError(f"{odd[0]}: {'lacking in' if odd[0] in expected else 'unknown to'} the LoRA ({len(odd)} such in all)")
+    if (ranks := {len(each) for name, each in lora.items() if ".lora_A." in name}) != ({record.lora_rank} - {0}):
+        raise ValueError(f"the record announces a LoRA of rank {record.lora_rank}, the state has {sorted(ranks) or 'none'}")
+    if (view_embedding is not None) != (record.modes.rope == "synchronised"):
+        raise ValueError(f"view_embedding: belongs to synchronised positions and to them alone; rope is {record.modes.rope}")
+    return _AdapterParts(conditioner=conditioner, lora=lora, view_embedding=view_embedding)
+
+
+def _lora_config(rank: int, alpha: int) -> LoraConfig:
+    return LoraConfig(r=rank, lora_alpha=alpha, target_modules=LORA_TARGETS, init_lora_weights=True)
+
+
+def _lora_parameters(transformer: WanTransformer3DModel) -> dict[str, nn.Parameter]:
+    """LoRA weights under the names that they have on disk."""
+    return {
+        name.replace(".default.weight", ".weight"): parameter
+        for name, parameter in transformer.named_parameters()
+        if ".lora_A." in name or ".lora_B." in name
+    }
+
+
 def _split(key: str) -> tuple[str, str, str, str]:
     """blocks.0.attn1.to_q.lora_A.weight → blocks, 0, attn1.to_q, lora_A."""
     parts = key.split(".")
     return parts[0], parts[1], ".".join(parts[2:-2]), parts[-2]
 
 
-def _read_lora(path: Path) -> dict[str, torch.Tensor]:
+def _read_lora(path: Path) -> dict[str, Tensor]:
     if not path.exists():
         raise UserError(f"{path}: missing; the adapter says that it has a LoRA")
     return loaded(lambda: load_file(path), path)
@@ -223,11 +303,7 @@ def _read_lora(path: Path) -> dict[str, torch.Tensor]:
 
 def _fill_lora(transformer: WanTransformer3DModel, path: Path) -> None:
     found = {key.removeprefix("transformer."): value for key, value in _read_lora(path).items()}
-    wanted = {
-        name.replace(".default.weight", ".weight"): parameter
-        for name, parameter in transformer.named_parameters()
-        if ".lora_A." in name or ".lora_B." in name
-    }
+    wanted = _lora_parameters(transformer)
     if missing := sorted(wanted.keys() - found.keys()):
         raise UserError(f"{path}: lacks {missing[0]} ({len(missing)} missing in all); it was made for another base")
     if extra := sorted(found.keys() - wanted.keys()):

@@ -146,6 +146,13 @@ def video_flops(shape: Shape, modes: DualViewModes, grid: tuple[int, int, int], 
     return step_flops(shape, modes, tokens, branches) * steps + once + conditioner_flops(shape, grid, tracks)
 
 
+def conditioner_memory_needed(shape: Shape, grid: tuple[int, int, int], tracks: int) -> float:
+    """Bytes at the conditioner's peak where no gradients are kept: one layer's activations, shares of cells, both contexts."""
+    frames, rows, columns = grid
+    cells, width = rows * columns, shape.conditioner_width
+    return tracks * frames * (24 * width + 2 * 4 * cells) + 4 * frames * cells * (2 * shape.width + 2 * width)
+
+
 def memory_needed(
     shape: Shape,
     modes: DualViewModes,
@@ -157,6 +164,7 @@ def memory_needed(
     bytes_per_value: int,
     vae_width: int = 96,
     at_once: int = 1,
+    tracks: int = 0,
 ) -> float:
     """Bytes at the peak of a video, by estimate: the text encoder alone, or weights, activations of one block and remembered
     sources, or the VAE's decoder.
@@ -164,6 +172,7 @@ def memory_needed(
     Args:
         encoder_parameters: of the text encoder, where it runs on the same device.
         at_once: guidance branches that share a pass.
+        tracks: that the conditioner reads.
     """
     frames, rows, columns = grid.token_grid
     tokens = frames * rows * columns
@@ -175,5 +184,6 @@ def memory_needed(
     height, width = grid.padded_size
     pixels = height * width if mode == "fast" else min(TILE_PIXELS, height * width)
     decoder = VAE_COPIES * grid.strides.frames * pixels * vae_width * 4 + 2 * 3 * 4 * grid.padded_frames * height * width
-    denoising = weights + activations + remembered
+    conditioner = conditioner_memory_needed(shape, grid.token_grid, tracks)
+    denoising = weights + remembered + max(activations, conditioner)
     return LIBRARIES_BYTES + max(encoder_parameters * bytes_per_value, denoising + decoder if mode == "fast" else max(denoising, decoder))

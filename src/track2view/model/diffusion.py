@@ -14,12 +14,13 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from track2view.errors import UserError, notice
-from track2view.model.checkpoint import AdapterRecord, load_adapter, load_transformer, load_vae, save_adapter
+from track2view.model.checkpoint import AdapterRecord, load_adapter, load_transformer, load_vae, lora_as_base, save_adapter
 from track2view.model.conditioners.protocol import Conditioning
 from track2view.model.conditioners.tracks import TrackCondition
 from track2view.model.cost import MEMORY_MODES, MemoryMode, Shape, memory_needed
 from track2view.model.dual_view import DualViewModel, Memory, attention_backends
 from track2view.model.latents import LatentGrid, Strides, decode, encode
+from track2view.model.parallel import trainable_parameters, whole_state
 from track2view.model.sampling import SOLVERS, Guidance, Velocity, denoise, noise_like, shifted_sigmas
 from track2view.model.text import NEGATIVE_PROMPT, PromptCache, encoder_parameters, load_text_encoder
 from track2view.pairing import pair_by_projection
@@ -98,6 +99,7 @@ class Track2ViewPipeline:
         base = Path(base)
         transformer = load_transformer(base, dtype)
         model, record = load_adapter(Path(adapter) if adapter else base / "adapter", transformer)
+        lora_as_base(transformer)
         transformer.set_attention_backend(attention_backends(device, dtype)[0])
         prompts = PromptCache(base, prompt_folder or base / "prompts", dtype)
         return Track2ViewPipeline(base, model, load_vae(base), record, prompts, torch.device(device))
@@ -105,7 +107,7 @@ class Track2ViewPipeline:
     def save_pretrained(self, folder: Path | str) -> None:
         """Write a base that plain diffusers loads too, and the adapter in ``folder/adapter``."""
         folder = Path(folder)
-        save_adapter(folder / "adapter", self.model, self.record)
+        save_adapter(folder / "adapter", whole_state(trainable_parameters(self.model)), self.record, self.model.conditioner.config)
         transformer = load_transformer(self.base, self.model.transformer.dtype)
         tokenizer, encoder = load_text_encoder(self.base, torch.float32, "cpu")
         WanPipeline(

@@ -5,6 +5,7 @@ from pathlib import Path
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 
+from track2view.files import standing_folder
 from track2view.model.checkpoint import AdapterRecord, check_base
 from track2view.model.conditioners import CONDITIONERS, Conditioner
 from track2view.model.cost import MEMORY_MODES, Flops, Shape, conditioner_flops, memory_needed, remember_flops, step_flops, video_flops
@@ -29,6 +30,7 @@ def describe(base: Path, adapter: Path, *, frames: int, size: Size, steps: int, 
         UserError: what is missing or of another kind.
     """
     strides = check_base(base)
+    adapter = standing_folder(adapter)
     record = AdapterRecord.load(adapter / "track2view.json")
     transformer = outlined(base / "transformer", WanTransformer3DModel.from_config)
     conditioner = outlined(adapter / "conditioner", CONDITIONERS[record.conditioner].from_config)

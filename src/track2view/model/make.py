@@ -17,6 +17,7 @@ from transformers import T5TokenizerFast, UMT5Config, UMT5EncoderModel  # pyrefl
 from track2view.model.checkpoint import AdapterRecord, QueryPlan, add_lora, save_adapter
 from track2view.model.conditioners.tracks import TrackConditioner
 from track2view.model.dual_view import DualViewModel, DualViewModes
+from track2view.model.parallel import trainable_parameters, whole_state
 
 CHARACTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,;:!?'\"-()"
 
@@ -100,7 +101,7 @@ def new_model(name: str, out: Path, *, modes: DualViewModes | None = None, seed:
         lora_alpha=size.lora_rank,
         recipe="random",
     )
-    save_adapter(out / "adapter", model, record)
+    save_adapter(out / "adapter", whole_state(trainable_parameters(model)), record, conditioner.config)
 
 
 def new_tokenizer() -> T5TokenizerFast:

@@ -1,8 +1,12 @@
 """A dual-view model made ready for training on one device or many: what wraps what, in which order."""
 
-import torch
+from collections.abc import Mapping
+
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 
 from track2view.model.dual_view import DualViewModel
 
@@ -37,9 +41,18 @@ def parallelize(
     return model
 
 
-def whole_state(parameters: dict[str, torch.nn.Parameter]) -> dict[str, torch.Tensor]:
-    """Parameters by name as plain tensors on the CPU, gathered where they are sharded (all ranks take part)."""
+def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """What training changes, by name: the one list for optimiser, clipping, average and checkpoint. It is what asks for gradients.
+
+    Args:
+        model: alone or in DDP, whose own prefix names do not have.
+    """
+    inside = model.module if isinstance(model, DistributedDataParallel) else model
+    return {name: each for name, each in inside.named_parameters() if each.requires_grad}
+
+
+def whole_state(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies in the CPU's memory, gathered where parameters are sharded (all ranks take part); training on does not change them."""
     return {
-        name: (each.full_tensor() if hasattr(each, "full_tensor") else each).detach().cpu()  # pyrefly: ignore
-        for name, each in parameters.items()
+        name: (each.full_tensor() if isinstance(each, DTensor) else each).detach().to("cpu", copy=True) for name, each in parameters.items()
     }

@@ -44,12 +44,16 @@ class Guidance:
         return negative + self.scale * (positive - negative)
 
 
+def shifted(u: Float[Tensor, "*n"], shift: float) -> Float[Tensor, "*n"]:
+    """Noise levels σ = shift u / (1 + (shift − 1) u) of u in [0, 1] (design section 5), in training as in sampling."""
+    return shift * u / (1 + (shift - 1) * u)
+
+
 def shifted_sigmas(steps: int, shift: float = 5.0) -> Float[Tensor, "steps1"]:
-    """``steps`` + 1 noise levels from 1 to 0 (design section 5): u = 1 − i / steps, σ = shift u / (1 + (shift − 1) u)."""
+    """``steps`` + 1 noise levels from 1 to 0 (design section 5): u = 1 − i / steps, :func:`shifted`."""
     if steps < 1 or shift <= 0:
         raise UserError(f"expected at least one step and a positive shift, got {steps} and {shift:g}")
-    u = 1 - torch.arange(steps + 1, dtype=torch.float64) / steps
-    return shift * u / (1 + (shift - 1) * u)
+    return shifted(1 - torch.arange(steps + 1, dtype=torch.float64) / steps, shift)
 
 
 def euler(sigmas: Float[Tensor, "steps1"]) -> Solver:

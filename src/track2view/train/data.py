@@ -83,11 +83,11 @@ class Batch:
 
     def pin_memory(self) -> "Batch":
         """The same in page-locked memory, from which copies to a GPU need not wait."""
-        return _with_tensors(self, Tensor.pin_memory)
+        return with_tensors(self, Tensor.pin_memory)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Batch":
         """The same on another device."""
-        return _with_tensors(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        return with_tensors(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
 
 class TrainingSamples(Dataset[Example]):
@@ -186,7 +186,7 @@ def _joined(conditions: list[TrackCondition]) -> TrackCondition:
     )
 
 
-def _with_tensors(record: Record, change: Callable[[Tensor], Tensor]) -> Record:
+def with_tensors(record: Record, change: Callable[[Tensor], Tensor]) -> Record:
     """A record whose tensors, and those of the records in it, are changed."""
 
     def changed(value: object) -> object:

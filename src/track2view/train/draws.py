@@ -1,71 +1,137 @@
-"""What training adds to the model: noised targets and their loss, dropped source frames, fewer tracks, dropped captions.
+"""What training draws anew for each sample in each epoch: a noise level, noise, and what is kept from the model.
 
-Pure functions of their inputs and a generator: the same seed gives the same batch on every device.
+A sample's draws follow from (seed, epoch, its name) and from nothing else: neither what is beside it in a batch, nor the number of
+processes, nor a restart changes them. Shapes: B samples, C F Y X latents, L E text states, N tracks.
 """
 
-from dataclasses import replace
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Float32
 from torch import Generator, Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from track2view.model.conditioners.tracks import TrackCondition, ViewCondition
+from track2view.model.sampling import shifted
+from track2view.train.data import Batch, Example, with_tensors
 
 SHIFT = 5.0
-MAX_DROPPED_FRAMES = 0.5
-MIN_KEPT_TRACKS = 0.5
+MOST_DROPPED_FRAMES = 0.5
+LEAST_KEPT_TRACKS = 0.5
+DROPPED_CAPTIONS = 0.1
 
 
-def draw_sigma(batch: int, generator: Generator, shift: float = SHIFT) -> Float[Tensor, "B"]:
-    """Noise levels for training: u uniform in [0, 1), σ = shift u / (1 + (shift − 1) u) (design section 5)."""
-    u = torch.rand(batch, generator=generator)
-    return shift * u / (1 + (shift - 1) * u)
+def generator_for(seed: int, epoch: int, name: str) -> Generator:
+    """The source of a sample's draws in an epoch, the same in every process."""
+    digest = sha256(f"{seed}/{epoch}/{name}".encode()).digest()
+    return Generator().manual_seed(int.from_bytes(digest[:4], "big"))  # torch's generator of the CPU reads no more than 32 bits
 
 
-def noised(
-    target: Float[Tensor, "B C F Y X"], noise: Float[Tensor, "B C F Y X"], sigma: Float[Tensor, "B"]
-) -> tuple[Float[Tensor, "B C F Y X"], Float[Tensor, "B C F Y X"]]:
-    """Latents at ``sigma`` on the straight way from clean to noise, and the velocity there: noise − clean, at every σ."""
-    level = sigma.to(target).reshape(-1, 1, 1, 1, 1)
-    return (1 - level) * target + level * noise, noise - target
+def draw_sigma(generator: Generator) -> Float32[Tensor, ""]:
+    """A noise level: u uniform in [0, 1), shifted (design section 5)."""
+    return shifted(torch.rand((), generator=generator), SHIFT)
 
 
-def flow_matching_loss(found: Float[Tensor, "B C F Y X"], velocity: Float[Tensor, "B C F Y X"]) -> Float[Tensor, ""]:
-    """Mean squared error of the target's velocity, all σ weighed alike; the source has no loss."""
-    return (found.float() - velocity.float()).square().mean()
+def draw_dropped_frames(frames: int, generator: Generator) -> Bool[Tensor, "F"]:
+    """Which latent frames of the source to drop: a number uniform from none to half of them, any of them."""
+    return _some(frames, 0, math.floor(MOST_DROPPED_FRAMES * frames), generator)
 
 
-def draw_dropped_frames(batch: int, frames: int, generator: Generator, most: float = MAX_DROPPED_FRAMES) -> Bool[Tensor, "B F"]:
-    """Which latent frames of each source to drop: a number uniform from none to ``most`` of them, any of them."""
-    count = (torch.rand(batch, 1, generator=generator) * (most * frames + 1)).floor().clamp(max=int(most * frames))
-    order = torch.rand(batch, frames, generator=generator).argsort(dim=1).argsort(dim=1)
-    return order < count
+def draw_kept_tracks(count: int, generator: Generator) -> Bool[Tensor, "N"]:
+    """Which tracks to keep: a number uniform from half to all of them, any of them."""
+    return _some(count, math.ceil(LEAST_KEPT_TRACKS * count), count, generator)
+
+
+def draw_dropped_caption(generator: Generator) -> Bool[Tensor, ""]:
+    """Whether the caption is replaced by the empty one."""
+    return torch.rand((), generator=generator) < DROPPED_CAPTIONS
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Draws:
+    """A batch's draws, a row per sample.
+
+    Attributes:
+        sigma: noise levels in [0, 1).
+        noise: of unit variance, for the target.
+        dropped_frames: latent frames of the source that the model does not see.
+        kept_tracks: those that it reads; False beyond a sample's own.
+        dropped_captions: where it reads the empty one.
+    """
+
+    sigma: Float32[Tensor, "B"]
+    noise: Float32[Tensor, "B C F Y X"]
+    dropped_frames: Bool[Tensor, "B F"]
+    kept_tracks: Bool[Tensor, "B N"]
+    dropped_captions: Bool[Tensor, "B"]
+
+    @staticmethod
+    def of(examples: Sequence[Example], *, seed: int, epoch: int) -> "Draws":
+        """Those of examples of one latent shape, in order."""
+        generators = [generator_for(seed, epoch, each.name) for each in examples]
+        drawing = list(zip(examples, generators, strict=True))
+        return Draws(
+            sigma=torch.stack([draw_sigma(generator) for generator in generators]),
+            dropped_frames=torch.stack([draw_dropped_frames(each.source.shape[1], generator) for each, generator in drawing]),
+            kept_tracks=pad_sequence(
+                [draw_kept_tracks(each.condition.confidence.shape[2], generator) for each, generator in drawing], batch_first=True
+            ),
+            dropped_captions=torch.stack([draw_dropped_caption(generator) for generator in generators]),
+            noise=torch.stack([torch.randn(each.target.shape, generator=generator) for each, generator in drawing]),
+        )
+
+    def pin_memory(self) -> "Draws":
+        """The same in page-locked memory, from which copies to a GPU need not wait."""
+        return with_tensors(self, Tensor.pin_memory)
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Draws":
+        """The same on another device."""
+        return with_tensors(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+
+def augmented(batch: Batch, draws: Draws, nothing: Float[Tensor, "L E"]) -> Batch:
+    """A batch without what was drawn to be kept from the model; the target stays as it is.
+
+    Args:
+        nothing: encoder states of the empty caption.
+    """
+    source, condition = drop_source_frames(batch.source, batch.condition, draws.dropped_frames)
+    text = drop_captions(batch.text, nothing, draws.dropped_captions)
+    return replace(batch, source=source, condition=keep_tracks(condition, draws.kept_tracks), text=text)
 
 
 def drop_source_frames(
     source: Float[Tensor, "B C F Y X"], condition: TrackCondition, dropped: Bool[Tensor, "B F"]
 ) -> tuple[Float[Tensor, "B C F Y X"], TrackCondition]:
     """Source latents with frames set to zero, and tracks that do not claim to be seen there."""
-    kept = ~dropped.to(source.device)
-    view = condition.source
-    seen = replace(view, valid=view.valid & kept[..., None], disparity=view.disparity * kept[..., None])
+    kept = ~dropped
+    seen = _valid_where(condition.source, kept[:, :, None])
     return source * kept[:, None, :, None, None], replace(condition, source=seen)
 
 
-def subsample_tracks(condition: TrackCondition, generator: Generator, least: float = MIN_KEPT_TRACKS) -> TrackCondition:
-    """Between ``least`` and all of the tracks, the same ones in both views."""
-    count = condition.confidence.shape[2]
-    share = least + (1 - least) * float(torch.rand(1, generator=generator))
-    keep = torch.randperm(count, generator=generator)[: max(1, round(share * count))].sort().values
-    keep = keep.to(condition.confidence.device)
-
-    def chosen(view: ViewCondition) -> ViewCondition:
-        return ViewCondition(uv=view.uv[:, :, keep], disparity=view.disparity[:, :, keep], valid=view.valid[:, :, keep])
-
-    return TrackCondition(source=chosen(condition.source), target=chosen(condition.target), confidence=condition.confidence[:, :, keep])
+def keep_tracks(condition: TrackCondition, kept: Bool[Tensor, "B N"]) -> TrackCondition:
+    """The others invalid in both views, of confidence 0, as if there were fewer; shapes stay, and nothing waits for a device."""
+    where = kept[:, None]
+    return TrackCondition(
+        source=_valid_where(condition.source, where),
+        target=_valid_where(condition.target, where),
+        confidence=condition.confidence * where,
+    )
 
 
-def drop_captions(texts: Float[Tensor, "B L E"], nothing: Float[Tensor, "1 L E"], generator: Generator, share: float = 0.1) -> Tensor:
+def drop_captions(texts: Float[Tensor, "B L E"], nothing: Float[Tensor, "L E"], dropped: Bool[Tensor, "B"]) -> Float[Tensor, "B L E"]:
     """Captions replaced by the empty prompt's encoding, for guidance to have a branch without text."""
-    dropped = torch.rand(len(texts), generator=generator) < share
-    return torch.where(dropped[:, None, None].to(texts.device), nothing.to(texts), texts)
+    return torch.where(dropped[:, None, None], nothing, texts)
+
+
+def _valid_where(view: ViewCondition, where: Bool[Tensor, "B #F #N"]) -> ViewCondition:
+    return replace(view, valid=view.valid & where, disparity=view.disparity * where)
+
+
+def _some(count: int, least: int, most: int, generator: Generator) -> Bool[Tensor, "count"]:
+    """A number uniform from ``least`` to ``most``, of ``count``, any of them."""
+    chosen = int(torch.randint(least, most + 1, (), generator=generator))
+    return torch.randperm(count, generator=generator) < chosen
