@@ -271,7 +271,7 @@ def test_every_window_reads_the_tracks_that_start_where_the_plan_says(
     pipe: Track2ViewPipeline, shot: Shot, conditions: list[TrackCondition]
 ) -> None:
     _, tracks, _, _ = shot
-    windows = plan_windows(18, replace(FAST, window=9, overlap=5))
+    windows = plan_windows(18, replace(FAST, window=9, overlap=5), WAN_STRIDES)
     pipe(*shot, replace(FAST, window=9, overlap=5))
     counts = [int(torch.isin(tracks.query_frame, torch.tensor([window[0], window[-1]])).sum()) for window in windows]
     assert len(set(counts)) > 1

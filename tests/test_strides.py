@@ -23,7 +23,7 @@ from track2view.model.checkpoint import load_transformer, load_vae
 from track2view.model.conditioners.tracks import TrackCondition
 from track2view.model.diffusion import DiffusionSettings, Track2ViewPipeline, plan_windows
 from track2view.model.dual_view import DualViewModel
-from track2view.model.latents import Strides
+from track2view.model.latents import LatentGrid, Strides
 from track2view.model.make import new_model
 from track2view.pairing import pair_by_projection
 from track2view.records import CameraPath, Clip, Queries, TrackSet
@@ -124,6 +124,9 @@ def test_windows_share_whole_latents(
         beginnings.append(beginning)
         return denoise(*given, beginning=beginning, **options)
 
+    encoded: list[int] = []
+    encode = diffusion.encode
+    monkeypatch.setattr(diffusion, "encode", lambda vae, video: encoded.append(video.shape[2]) or encode(vae, video))
     monkeypatch.setattr(diffusion, "denoise", noted)
     settings = replace(FAST, window=base.window, overlap=base.overlap)
     made = pipe(*shot, settings)
@@ -134,6 +137,9 @@ def test_windows_share_whole_latents(
     for (before, after), beginning in zip(itertools.pairwise(windows), beginnings[1:], strict=True):
         assert beginning is not None
         assert 1 + base.strides.frames * (beginning.shape[2] - 1) == before.stop - after.start
+    lengths = [LatentGrid(frames=len(window), size=SIZE, strides=base.strides).padded_frames for window in windows]
+    shared = [before.stop - after.start for before, after in itertools.pairwise(windows)]
+    assert encoded == [lengths[0], *itertools.chain(*zip(lengths[1:], shared, strict=True))]
     starts = {frame for window in windows for frame in (window[0], window[-1])}
     assert set(pipe.queries(FRAMES, settings).frame.tolist()) == starts
 
