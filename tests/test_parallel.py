@@ -68,6 +68,8 @@ def run_rank(rank: int, port: int, way: str, attention: str, out: Path) -> None:
     mesh = init_device_mesh("cpu", (RANKS,))
     model: nn.Module = parallelize(trained_model(attention), mesh=mesh if way == "FSDP2" else None)
     record, config = record_of(model), model.conditioner.config
+    if rank == 0 or way == "FSDP2":
+        velocity = sampled(model)
     if way != "FSDP2":
         model = DistributedDataParallel(model)
     given = list(trainable_parameters(model).values())
@@ -78,7 +80,18 @@ def run_rank(rank: int, port: int, way: str, attention: str, out: Path) -> None:
     if rank == 0:
         save_adapter(out / "adapter", before, record, config)
         torch.save(state, out / "state.pt")
+        torch.save(velocity, out / "velocity.pt")
     distributed.destroy_process_group()
+
+
+@torch.no_grad()
+def sampled(model: DualViewModel) -> Tensor:
+    """As a sampler uses a model: what is constant is computed once, beside its forward."""
+    target, source, _, condition, time = batch(slice(None))
+    text = PROMPT.expand(2, -1, -1)
+    conditioning = model.condition(source, condition)
+    memories = [model.remember(source, text, conditioning)] if model.modes.attention == "cached-source" else None
+    return model(target, time, (text,), source if memories is None else None, conditioning, memories)[0]
 
 
 def record_of(model: DualViewModel) -> AdapterRecord:
@@ -100,6 +113,7 @@ def test_two_ranks_take_the_steps_that_one_process_takes(way: str, attention: st
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     torch.multiprocessing.spawn(run_rank, (port, way, attention, tmp_path), nprocs=RANKS)
+    assert torch.allclose(torch.load(tmp_path / "velocity.pt", weights_only=True), sampled(trained_model(attention)), atol=1e-6)
     found = torch.load(tmp_path / "state.pt", weights_only=True)
     model = parallelize(trained_model(attention), checkpointing=False)
     before = whole_state(trainable_parameters(model))

@@ -205,7 +205,7 @@ class DualViewModel(nn.Module):
         if condition is not None and not isinstance(condition, Conditioning):
             if source is None:
                 raise ValueError("a condition is read through a source: give it, or what condition() made with it")
-            condition = self.condition(source, condition)
+            condition = self._conditioning(source, condition)
         grid, rotaries = self._grid(target), self._rotaries(target)
         temb, modulation, _, _ = self.condition_embedder(timestep, texts[0], None)
         modulations = Views(target=modulation.unflatten(1, (6, -1)))
@@ -221,7 +221,7 @@ class DualViewModel(nn.Module):
 
     def condition(self, source: Float[Tensor, "B C F Y X"], given: Any) -> Conditioning:
         """What the conditioner has to say; constant over steps and guidance branches."""
-        return self.conditioner(self._tokens(source).unflatten(1, self._grid(source)), given)
+        return self._conditioning(source, given)
 
     def remember(
         self, source: Float[Tensor, "B C F Y X"], text: Float[Tensor, "B L E"], condition: Conditioning | None = None
@@ -284,6 +284,9 @@ class DualViewModel(nn.Module):
         """``torch.compile`` every block in place: one whole graph serves all, for they have the same shapes."""
         for block in self.blocks:
             block.compile(backend=backend, fullgraph=True)
+
+    def _conditioning(self, source: Float[Tensor, "B C F Y X"], given: Any) -> Conditioning:
+        return self.conditioner(self._tokens(source).unflatten(1, self._grid(source)), given)
 
     def _through_blocks(
         self,

@@ -35,7 +35,9 @@ def parallelize(
     if mesh is not None:
         policy = precision or MixedPrecisionPolicy()
         for part in (*model.blocks, model):
-            fully_shard(part, mesh=mesh, mp_policy=policy)
+            # the root too is sharded again after its forward: else a sampled clip between two steps leaves whole weights in the
+            # place of shards, and what asks for parameters then gets those
+            fully_shard(part, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
         for name in ("condition", "remember"):
             register_fsdp_forward_method(model, name)
     return model
