@@ -16,7 +16,7 @@ def make_transformer(folder: Path) -> None:
 
 
 def make_vae(folder: Path) -> None:
-    _copy(folder, ("base/vae/*",))
+    _copy(folder, ("base/vae/*", "base/transformer/config.json"))
 
 
 def make_text_encoder(folder: Path) -> None:
