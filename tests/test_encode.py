@@ -88,7 +88,7 @@ def test_what_an_older_format_holds_is_not_mixed_with_ours(curated: tuple[Path, 
     out, base = curated
     folder = encode_samples(out, base, size=(16, 32))
     (folder / "encoding.json").write_text('{"format": "track2view.encoding/1"}')
-    with pytest.raises(UserError, match=r"encoding\.json: .*format: expected"):
+    with pytest.raises(UserError, match=r"encoding\.json: .*format: .*; delete the folder and run"):
         encode_samples(out, base, size=(16, 32))
 
 

@@ -15,6 +15,7 @@ from track2view.records import Size
 
 FORMAT = "track2view.encoding/3"
 NAME = "encoding.json"
+REMEDY = "delete the folder and run `track2view curate encode` again"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,7 +68,10 @@ class EncodingRecord:
         Raises:
             UserError: none there, or not this format, or a wrong field by name.
         """
-        return read_record(folder / NAME, EncodingRecord, FORMAT, what="a folder of encoded samples", maker="track2view curate encode")
+        try:
+            return read_record(folder / NAME, EncodingRecord, FORMAT, what="a folder of encoded samples", maker="track2view curate encode")
+        except UserError as error:
+            raise UserError(f"{error}; {REMEDY}") from None
 
 
 def latents_key(sample: str, view: str) -> str:
