@@ -1,4 +1,4 @@
-"""The command line: typed commands, no logic. ``track2view render | track | cameras | model | scenes | curate | tracker``."""
+"""The command line: typed commands, no logic. ``track2view render | track | cameras | model | scenes | curate | train | tracker``."""
 
 from typing import Annotated
 
@@ -9,6 +9,7 @@ from track2view.cli.model import Model
 from track2view.cli.render import Render, Track
 from track2view.cli.scenes import Curate, Scenes
 from track2view.cli.tracker import TrackerTools
+from track2view.cli.train import Train
 
 Command = (
     Annotated[Render, tyro.conf.subcommand("render")]
@@ -17,6 +18,7 @@ Command = (
     | Annotated[Model, tyro.conf.subcommand("model")]
     | Annotated[Scenes, tyro.conf.subcommand("scenes")]
     | Annotated[Curate, tyro.conf.subcommand("curate")]
+    | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[TrackerTools, tyro.conf.subcommand("tracker")]
 )
 

@@ -6,6 +6,7 @@ An adapter holds ``conditioner/`` (diffusers layout), ``lora/pytorch_lora_weight
 
 import math
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from inspect import signature
@@ -229,6 +230,21 @@ def load_adapter(
             raise UserError(f"{path}: is {list(found.shape)}, this base needs {list(model.view_embedding.shape)}")
         model.view_embedding.data.copy_(found)
     return model.eval(), record
+
+
+def write_base(folder: Path, like: Path, transformer: WanTransformer3DModel, weights: Mapping[str, Tensor]) -> None:
+    """Write a base into an empty folder: a transformer with other weights, and all other parts as another base has them.
+
+    Args:
+        like: the other base.
+        transformer: whose configuration it is.
+        weights: all of them, by the transformer's own names.
+    """
+    shutil.copytree(like, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("transformer", "adapter", "prompts", ".*"))
+    with torch.device("meta"):
+        own = WanTransformer3DModel.from_config(transformer.config)
+    own.load_state_dict(weights, assign=True)
+    own.save_pretrained(folder / "transformer", safe_serialization=True)
 
 
 def export_comfy(adapter: Path, out: Path) -> None:

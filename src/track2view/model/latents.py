@@ -144,13 +144,17 @@ class LatentGrid:
 
     def cut(self, video: Float[Tensor, "1 3 t y x"]) -> UInt8[Tensor, "T 3 H W"]:
         """The inverse of :meth:`padded`, rounded to 8 bits."""
-        inside = video[0, :, : self.frames, : self.size[0], : self.size[1]]
-        return ((inside.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(1, 0, 2, 3).contiguous()
+        return as_bytes(video[:, :, : self.frames, : self.size[0], : self.size[1]])
 
     def uv_in_padded(self, uv: Float[Tensor, "*n 2"]) -> Float[Tensor, "*n 2"]:
         """Image units of the clip as image units of the padded picture, which the token grid covers."""
         height, width = self.padded_size
         return uv * torch.tensor([self.size[1] / width, self.size[0] / height], dtype=uv.dtype, device=uv.device)
+
+
+def as_bytes(video: Float[Tensor, "1 3 T H W"]) -> UInt8[Tensor, "T 3 H W"]:
+    """Frames of a video in [-1, 1], rounded to 8 bits."""
+    return ((video[0].float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(1, 0, 2, 3).contiguous()
 
 
 @torch.no_grad()

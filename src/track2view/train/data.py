@@ -6,8 +6,9 @@ text states, N tracks.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
+from hashlib import sha256
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float, Float32
@@ -40,6 +41,92 @@ class Example:
     target: Float[Tensor, "C F Y X"]
     text: Float32[Tensor, "L E"]
     condition: TrackCondition
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClipExample:
+    """One clip alone, as read.
+
+    Attributes:
+        name: of the clip.
+        latents: clean, of unit variance.
+        text: encoder states of the caption, zeros beyond its end.
+    """
+
+    name: str
+    latents: Float32[Tensor, "C F Y X"]
+    text: Float32[Tensor, "L E"]
+
+
+Read = TypeVar("Read", covariant=True)
+
+
+@runtime_checkable
+class Encoded(Protocol[Read]):
+    """Examples by index, wherever they come from."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Read: ...
+
+    def shape_of(self, index: int) -> tuple[int, ...]:
+        """(F, Y, X) of its latents, without reading it."""
+        ...
+
+    def text_of(self, caption: str) -> Float32[Tensor, "L E"]:
+        """Encoder states of a caption, zeros beyond its end."""
+        ...
+
+    def verify(self) -> None:
+        """Raises :class:`UserError` where what was written is damaged."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Tells these examples from others."""
+        ...
+
+
+Examples = Encoded[Example]
+ClipExamples = Encoded[ClipExample]
+
+
+class Some:
+    """A few of many examples.
+
+    Args:
+        of: all.
+        indices: which of them.
+
+    Raises:
+        UserError: more than there are.
+    """
+
+    def __init__(self, of: Examples, indices: Sequence[int]) -> None:
+        if len(of) <= max(indices):
+            raise UserError(f"the data hold {len(of)} examples, {max(indices) + 1} are needed")
+        self.of, self.indices = of, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.of[self.indices[index]]
+
+    def shape_of(self, index: int) -> tuple[int, ...]:
+        """(F, Y, X) of its latents."""
+        return self.of.shape_of(self.indices[index])
+
+    def text_of(self, caption: str) -> Float32[Tensor, "L E"]:
+        """Encoder states of a caption."""
+        return self.of.text_of(caption)
+
+    def verify(self) -> None:
+        """All of them."""
+        self.of.verify()
+
+    def fingerprint(self) -> str:
+        """Tells these examples from others."""
+        return sha256(f"{self.of.fingerprint()} {list(self.indices)}".encode()).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -30,9 +30,9 @@ def generator_for(seed: int, epoch: int, name: str) -> Generator:
     return Generator().manual_seed(int.from_bytes(digest[:4], "big"))  # torch's generator of the CPU reads no more than 32 bits
 
 
-def draw_sigma(generator: Generator) -> Float32[Tensor, ""]:
+def draw_sigma(generator: Generator, shift: float = SHIFT) -> Float32[Tensor, ""]:
     """A noise level: u uniform in [0, 1), shifted (design section 5)."""
-    return shifted(torch.rand((), generator=generator), SHIFT)
+    return shifted(torch.rand((), generator=generator), shift)
 
 
 def draw_dropped_frames(frames: int, generator: Generator) -> Bool[Tensor, "F"]:
@@ -69,12 +69,12 @@ class Draws:
     dropped_captions: Bool[Tensor, "B"]
 
     @staticmethod
-    def of(examples: Sequence[Example], *, seed: int, epoch: int) -> "Draws":
+    def of(examples: Sequence[Example], *, seed: int, epoch: int, shift: float = SHIFT) -> "Draws":
         """Those of examples of one latent shape, in order."""
         generators = [generator_for(seed, epoch, each.name) for each in examples]
         drawing = list(zip(examples, generators, strict=True))
         return Draws(
-            sigma=torch.stack([draw_sigma(generator) for generator in generators]),
+            sigma=torch.stack([draw_sigma(generator, shift) for generator in generators]),
             dropped_frames=torch.stack([draw_dropped_frames(each.source.shape[1], generator) for each, generator in drawing]),
             kept_tracks=pad_sequence(
                 [draw_kept_tracks(each.condition.confidence.shape[2], generator) for each, generator in drawing], batch_first=True

@@ -1,0 +1,62 @@
+"""``track2view train``."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Train a recipe: micro, mini-vae, mini-base, mini, one-gpu, paper, or an ablation such as paper-layers-2. Ctrl-C keeps what is done."""
+
+    recipe: tyro.conf.Positional[str]
+    """Which (src/track2view/recipes.py)."""
+    data: tyro.conf.Positional[Path]
+    """Folder that `track2view scenes clips` or `track2view curate run` wrote, encoded with the base; micro makes its own there."""
+    out: tyro.conf.Positional[Path]
+    """Folder for checkpoints/, model/, samples/, tensorboard/ and log.jsonl."""
+    base: Path | None = None
+    """Base in diffusers' Wan layout."""
+    held_out: Path | None = None
+    """Data of the same kind to validate on."""
+    device: str = "cpu"
+    """Where to train: cpu, cuda."""
+    sharding: Literal["none", "zero1", "fsdp2"] = "none"
+    """What processes that torchrun starts share out: nothing, the optimiser's moments, or all weights."""
+    loaders: int = 0
+    """Processes that read ahead."""
+    steps: int | None = None
+    """Of the optimiser, instead of the recipe's."""
+    resume: bool = False
+    """Go on with the run in OUT."""
+    dry_run: bool = False
+    """Only print parameters, memory, operations and hours."""
+    processes: int | None = None
+    """With --dry-run: how many; by default the recipe's own batch shared by one micro-batch each."""
+
+    def run(self) -> None:
+        """Train, or estimate."""
+        from track2view.recipes import recipe_named
+
+        recipe = recipe_named(self.recipe)
+        if self.steps is not None:
+            recipe = replace(recipe, plan=recipe.plan.lasting(self.steps))
+        from track2view import training
+
+        if self.dry_run:
+            print(*training.described(recipe, self.base, self.processes, self.sharding), sep="\n")
+            return
+        training.run(
+            recipe,
+            self.data,
+            self.out,
+            base=self.base,
+            held_out=self.held_out,
+            device=self.device,
+            sharding=self.sharding,
+            loaders=self.loaders,
+            resume=self.resume,
+        )
+        print(self.out / "model")

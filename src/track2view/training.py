@@ -1,0 +1,272 @@
+"""From a recipe to a run: what it trains on, from which base, on which device; and what it takes before anything is loaded."""
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+
+from track2view.encoding import encoded_folder
+from track2view.errors import UserError, check_positive
+from track2view.model.checkpoint import AdapterRecord, add_lora, check_base, load_transformer, load_vae
+from track2view.model.conditioners.tracks import TrackConditioner
+from track2view.model.cost import Shape
+from track2view.model.dual_view import DualViewModel
+from track2view.model.folders import outlined
+from track2view.model.latents import WAN_STRIDES, LatentGrid, Strides
+from track2view.model.make import SIZES, new_model, new_vae
+from track2view.recipes import WAN_1_3B, AdapterRecipe, BaseRecipe, Recipe, VaeRecipe, micro
+from track2view.train.adapter import AdapterTask
+from track2view.train.base import BaseTask
+from track2view.train.data import Examples, Some, TrainingSamples
+from track2view.train.denoising import ClipFeed, PairFeed
+from track2view.train.estimate import Estimate, adapter_estimate
+from track2view.train.loop import train
+from track2view.train.plan import Sharding
+from track2view.train.processes import processes
+from track2view.train.state import checkpoints
+from track2view.train.task import Task
+from track2view.train.vae import PieceFeed, TrainableVae, VaeTask
+from track2view.train.worlds import ClipLatents, WorldClips, WorldPairs, is_worlds
+
+VALIDATED, SAMPLED = 16, 4
+SPARE = 1.2
+
+
+def run(
+    recipe: Recipe,
+    data: Path,
+    out: Path,
+    *,
+    base: Path | None = None,
+    held_out: Path | None = None,
+    device: str = "cpu",
+    sharding: Sharding = "none",
+    loaders: int = 0,
+    resume: bool = False,
+) -> None:
+    """Train a recipe into ``out`` (:func:`track2view.train.loop.train`).
+
+    Args:
+        data: what ``track2view scenes clips`` or ``track2view curate run`` wrote, encoded with the base.
+        base: in Wan's layout; a VAE from nothing needs none.
+        held_out: data of the same kind to validate on.
+        resume: go on with the run that ``out`` holds.
+
+    Raises:
+        UserError: what cannot be trained, before anything is; or what stopped the run.
+    """
+    check_positive(loaders=loaders + 1)
+    there = checkpoints(out / "checkpoints")
+    if there and not resume:
+        raise UserError(f"{out}: holds a run at {there[-1].name}; go on with --resume, or give another OUT")
+    with processes(device) as here:
+        torch.manual_seed(recipe.plan.seed)
+        recipe.plan.accumulation(here.count)
+        if isinstance(recipe, AdapterRecipe):
+            check_room(estimate(recipe, base, processes=here.count, sharding=sharding), recipe, out, here.device)
+        task = build(recipe, data, base, held_out, here.device)
+        task.feed.verify()
+        train(task, recipe.plan, as_json(recipe), out, here, sharding=sharding, loaders=loaders)
+
+
+def make_micro_data(folder: Path) -> tuple[Path, Path]:
+    """One world, and a random base that encoded it, in ``folder``: what the recipe ``micro`` trains on. What is there is kept.
+
+    Returns:
+        The folders of data and of base.
+    """
+    recipe, data, base = micro(), folder / "worlds", folder / "base"
+    if not base.exists():
+        new_model("small", folder)
+    write_worlds(data, "train", range(1), frames=recipe.frames, size=recipe.size, grid=(recipe.queries.rows, recipe.queries.columns))
+    encode_worlds(data, base)
+    return data, base
+
+
+def described(recipe: Recipe, base: Path | None, processes: int | None, sharding: Sharding) -> list[str]:
+    """What a recipe is and takes, in lines, from configurations alone.
+
+    Args:
+        processes: that share it; by default as many as a step has micro-batches.
+    """
+    plan = recipe.plan
+    count = processes or plan.batch // plan.micro_batch
+    lines = [
+        f"recipe     {recipe.name}: {plan.steps:,} steps of {plan.batch} examples, {plan.micro_batch} at once in each of {count} "
+        f"process{'es' * (count > 1)}, {plan.accumulation(count)} times a step",
+        f"rate       {plan.learning_rate:g} after {plan.warmup} steps, falling in the last {plan.decay}; {plan.precision}",
+    ]
+    if not isinstance(recipe, AdapterRecipe):
+        return lines
+    spread = sharding if count > 1 else "none"
+    found = estimate(recipe, base, processes=count, sharding=spread)
+    return [
+        *lines,
+        f"base       {base or 'Wan2.1-T2V-1.3B, by its configuration'}; {recipe.frames} frames of {recipe.size[0]}×{recipe.size[1]}",
+        f"modes      timestep {recipe.modes.timestep}, rope {recipe.modes.rope}, attention {recipe.modes.attention}; sharding {spread}",
+        *found.lines(count),
+        *(f"           {line}" for line in HOW.splitlines()),
+    ]
+
+
+HOW = """Memory: weights in their type; what is trained in float32 with a gradient, an average and two moments; what enters each block
+under checkpointing, and one block's own activations, 24 float32 values and its products a token. Operations: a forward pass, the
+same again for gradients through frozen weights, once more for recomputation, once more for weights trained in full."""
+
+
+def as_json(recipe: Recipe) -> dict[str, Any]:
+    """All that shapes a run, field by field with dots, as JSON gives it back; its length and how often it reports are left out."""
+    reported = {"plan.steps", "plan.log_every", "plan.validate_every", "plan.sample_every", "plan.save_every", "plan.kept"}
+
+    def flat(value: dict[str, Any], before: str = "") -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, each in value.items():
+            found |= flat(each, f"{before}{name}.") if isinstance(each, dict) else {f"{before}{name}": each}
+        return found
+
+    return json.loads(json.dumps({name: value for name, value in flat(asdict(recipe)).items() if name not in reported}))
+
+
+def build(recipe: Recipe, data: Path, base: Path | None, held_out: Path | None, device: torch.device) -> Task:
+    """What a recipe trains, with its data.
+
+    Raises:
+        UserError: what is missing or does not fit.
+    """
+    if isinstance(recipe, VaeRecipe):
+        return _vae_task(recipe, data, held_out, device)
+    if base is None:
+        raise UserError(f"recipe {recipe.name} needs --base: a folder in Wan's layout")
+    check_base(base)
+    if isinstance(recipe, BaseRecipe):
+        return _base_task(recipe, data, base, held_out, device)
+    return _adapter_task(recipe, data, base, held_out, device)
+
+
+def new_adapter(transformer: WanTransformer3DModel, recipe: AdapterRecipe) -> DualViewModel:
+    """A base with the fresh adapter of a recipe; what is trained asks for gradients, in float32."""
+    transformer.requires_grad_(recipe.all_weights)
+    shape = recipe.conditioner
+    conditioner = TrackConditioner(
+        token_width=transformer.config["num_attention_heads"] * transformer.config["attention_head_dim"], **asdict(shape)
+    )
+    if recipe.lora_rank:
+        add_lora(transformer, recipe.lora_rank, recipe.lora_alpha)
+    return DualViewModel(transformer, conditioner, recipe.modes)
+
+
+def estimate(recipe: AdapterRecipe, base: Path | None, *, processes: int, sharding: Sharding = "none") -> Estimate:
+    """What a run takes, from configurations alone; without a base, on Wan2.1-T2V-1.3B."""
+    with torch.device("meta"):
+        if base is None:
+            transformer, strides = WanTransformer3DModel(**WAN_1_3B), WAN_STRIDES
+        else:
+            strides = check_base(base)
+            outline = outlined(base / "transformer", WanTransformer3DModel.from_config)
+            assert isinstance(outline, WanTransformer3DModel)
+            transformer = outline
+        model = new_adapter(transformer, recipe)
+    grid = LatentGrid(frames=recipe.frames, size=recipe.size, strides=strides)
+    shape = Shape.of(transformer, model.conditioner, recipe.lora_rank)
+    tracks = len(recipe.queries)
+    return adapter_estimate(model, shape, recipe.modes, grid.token_grid, tracks, recipe.plan, processes=processes, sharding=sharding)
+
+
+def check_room(found: Estimate, recipe: Recipe, out: Path, device: torch.device) -> None:
+    """Before anything is loaded.
+
+    Raises:
+        UserError: too little memory or disk, with what there is.
+    """
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    if found.memory > free:
+        raise UserError(
+            f"recipe {recipe.name} needs about {found.memory / 1e9:.1f} GB of {device.type.upper()} memory, {free / 1e9:.1f} are free: "
+            "use a smaller micro-batch, checkpointing, more GPUs with --sharding, or another recipe"
+        )
+    existing = next(each for each in (out, *out.resolve().parents) if each.exists())
+    room, needed = shutil.disk_usage(existing).free, SPARE * (recipe.plan.kept + 2) * found.checkpoint_bytes
+    if needed > room:
+        raise UserError(f"{out}: checkpoints need about {needed / 1e9:.2f} GB, {room / 1e9:.2f} are free; free some, or give another OUT")
+
+
+def _adapter_task(recipe: AdapterRecipe, data: Path, base: Path, held_out: Path | None, device: torch.device) -> AdapterTask:
+    trained_half = recipe.plan.precision == "bfloat16" and not recipe.all_weights and device.type == "cuda"
+    model = new_adapter(load_transformer(base, torch.bfloat16 if trained_half else torch.float32), recipe)
+    pairs = _pairs(data, base)
+    pairs = pairs if recipe.examples is None else Some(pairs, range(recipe.examples))
+    others = None if held_out is None else _pairs(held_out, base)
+    record = AdapterRecord(
+        base=base.name,
+        width=model.conditioner.config["token_width"],
+        modes=recipe.modes,
+        queries=recipe.queries,
+        lora_rank=recipe.lora_rank,
+        lora_alpha=recipe.lora_alpha,
+        recipe=recipe.name,
+        data={"fingerprint": pairs.fingerprint(), "examples": len(pairs)},
+    )
+    feed = PairFeed(pairs, seed=recipe.plan.seed, shift=recipe.shift, tracks=recipe.tracks)
+    return AdapterTask(
+        model,
+        feed,
+        record,
+        base,
+        held_out=others,
+        validated=_spread(others, VALIDATED),
+        sampled=_spread(others, SAMPLED) if isinstance(others, WorldPairs) else (),
+        vae=load_vae(base) if isinstance(others, WorldPairs) else None,
+        pixels=others.pixels if isinstance(others, WorldPairs) else None,
+        shift=recipe.shift,
+        tracks=recipe.tracks,
+    )
+
+
+def _base_task(recipe: BaseRecipe, data: Path, base: Path, held_out: Path | None, device: torch.device) -> BaseTask:
+    if held_out is None:
+        raise UserError(f"recipe {recipe.name} needs --held-out: clips of other worlds, encoded with the same base")
+    clips, others = (ClipLatents(folder, _encoded(folder, base)) for folder in (data, held_out))
+    transformer = load_transformer(base).requires_grad_(True)
+    feed = ClipFeed(clips, seed=recipe.plan.seed, shift=recipe.shift)
+    return BaseTask(
+        transformer,
+        feed,
+        base,
+        held_out=others,
+        validated=_spread(others, 2 * VALIDATED),
+        sampled=_spread(others, SAMPLED),
+        vae=load_vae(base),
+        shift=recipe.shift,
+    )
+
+
+def _vae_task(recipe: VaeRecipe, data: Path, held_out: Path | None, device: torch.device) -> VaeTask:
+    if held_out is None:
+        raise UserError(f"recipe {recipe.name} needs --held-out: clips of other worlds")
+    clips, others = WorldClips(data), WorldClips(held_out)
+    vae = new_vae(SIZES[recipe.shape])
+    feed = PieceFeed(clips, frames=recipe.frames, size=recipe.size, seed=recipe.plan.seed)
+    return VaeTask(TrainableVae(vae), feed, held_out=[others[index] for index in _spread(others, VALIDATED)])
+
+
+def _pairs(folder: Path, base: Path) -> Examples:
+    return (WorldPairs if is_worlds(folder) else TrainingSamples)(folder, _encoded(folder, base))
+
+
+def _encoded(folder: Path, base: Path) -> Path:
+    found = encoded_folder(folder, base)
+    if not found.exists():
+        raise UserError(f"{folder}: is not encoded with {base}; run `track2view curate encode {folder} --base {base}` first")
+    return found
+
+
+def _spread(examples: Any, count: int) -> list[int]:
+    """Numbers of some examples, evenly from the first to the last."""
+    if examples is None:
+        return []
+    return torch.linspace(0, len(examples) - 1, min(count, len(examples))).round().long().tolist()
