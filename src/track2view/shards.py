@@ -4,7 +4,8 @@
 once, whole.
 """
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from track2view.claims import claimed
 from track2view.errors import UserError
 from track2view.files import atomic_path
 from track2view.progress import progress
@@ -40,6 +42,24 @@ def write_index(folder: Path) -> int:
     rows.sort(key=lambda row: row["key"])
     write_table(folder / "index.parquet", pyarrow.Table.from_pylist(rows, schema=SCHEMA))
     return len(rows)
+
+
+def missing_keys(folder: Path, keys: list[str]) -> list[str]:
+    """Those that no shard of a folder holds yet."""
+    there = ShardReader(folder) if (folder / "index.parquet").exists() else ()
+    return [key for key in keys if key not in there]
+
+
+def fill_shards(folder: Path, keys: list[str], size: int, what: str, compute: Callable[[list[str]], dict[str, Tensor]]) -> None:
+    """Write shards of ``size`` keys each, named after these, so that a second run finds what a first one made before it was stopped;
+    several at once share the work."""
+    batches = [keys[start : start + size] for start in range(0, len(keys), size)]
+    for batch in progress(batches, f"encoding {what}", len(batches)):
+        path = folder / f"{hashlib.sha256(chr(0).join(batch).encode()).hexdigest()[:32]}.safetensors"
+        with claimed(folder / f"{path.stem}.lock") as mine:
+            if mine and not path.exists():
+                write_shard(path, compute(batch))
+    write_index(folder)
 
 
 def is_file_name(name: str) -> bool:
@@ -99,6 +119,14 @@ class ShardReader:
             if name not in self._open:
                 self._open[name] = safe_open(path, "pt")
             return self._open[name].get_tensor(key)
+
+    def shard_of(self, key: str) -> str:
+        """The file name of a tensor's shard."""
+        return self._places[key]
+
+    def fingerprint(self) -> str:
+        """Tells what it lists from other content."""
+        return hashlib.sha256(repr((sorted(self._places.items()), self._digests)).encode()).hexdigest()
 
     def verify(self) -> None:
         """Read every shard once and compare its checksum, with a progress bar.

@@ -31,7 +31,7 @@ from track2view.train.processes import processes
 from track2view.train.state import checkpoints
 from track2view.train.task import Task
 from track2view.train.vae import PieceFeed, TrainableVae, VaeTask
-from track2view.train.worlds import ClipLatents, WorldClips, WorldPairs, is_worlds
+from track2view.train.worlds import ClipLatents, WorldClips, WorldPairs, encode_worlds, is_worlds, write_worlds
 
 VALIDATED, SAMPLED = 16, 4
 SPARE = 1.2

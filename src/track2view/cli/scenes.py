@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from track2view.errors import UserError
+
 
 @dataclass(frozen=True, kw_only=True)
 class MakeScenes:
@@ -66,11 +68,43 @@ class ShowScenes:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MakeClips:
+    """Render procedural worlds as training reads them: clips of ten cameras each and exact tracks, in shards; finished ones are kept."""
+
+    out: tyro.conf.Positional[Path]
+    """Folder to write."""
+    count: int = 64
+    """How many worlds; more may be added later."""
+    first: int = 0
+    """Number of the first."""
+    split: Literal["train", "validation", "test"] = "train"
+    """Splits share neither worlds nor trajectories."""
+    frames: int = 17
+    """Of every clip."""
+    size: tuple[int, int] = (64, 112)
+    """Height and width."""
+    grid: tuple[int, int] = (16, 28)
+    """Rows and columns of tracks' starts, at each camera's first frame and its last."""
+    workers: int = 1
+    """Processes."""
+
+    def run(self) -> None:
+        """Render them."""
+        from track2view.train.worlds import write_worlds
+
+        indices = range(self.first, self.first + self.count)
+        write_worlds(self.out, self.split, indices, frames=self.frames, size=self.size, grid=self.grid, workers=self.workers)
+        print(self.out)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Scenes:
     """Procedural scenes with exact truth."""
 
     do: tyro.conf.OmitSubcommandPrefixes[
-        Annotated[MakeScenes, tyro.conf.subcommand("make")] | Annotated[ShowScenes, tyro.conf.subcommand("show")]
+        Annotated[MakeScenes, tyro.conf.subcommand("make")]
+        | Annotated[ShowScenes, tyro.conf.subcommand("show")]
+        | Annotated[MakeClips, tyro.conf.subcommand("clips")]
     ]
 
     def run(self) -> None:
@@ -138,7 +172,7 @@ class EncodeSamples:
     """Compute latents and text of all samples with a base's VAE and text encoder, to shards; what is there is kept."""
 
     folder: tyro.conf.Positional[Path]
-    """Folder that `track2view curate run` wrote: samples/ and manifest.parquet."""
+    """Folder that `track2view curate run` or `track2view scenes clips` wrote."""
     base: Path
     """Base in diffusers' Wan layout."""
     size: tuple[int, int] | None = None
@@ -149,7 +183,13 @@ class EncodeSamples:
     def run(self) -> None:
         """Encode them."""
         from track2view.curate.encode import encode_samples
+        from track2view.train.worlds import encode_worlds, is_worlds
 
+        if is_worlds(self.folder):
+            if self.size is not None:
+                raise UserError("--size: clips of worlds are encoded at their own size; make others with `track2view scenes clips --size`")
+            print(encode_worlds(self.folder, self.base, device=self.device))
+            return
         print(encode_samples(self.folder, self.base, size=self.size, device=self.device))
 
 

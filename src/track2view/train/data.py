@@ -225,11 +225,12 @@ class TrainingSamples(Dataset[Example]):
         Raises:
             UserError: a caption that is not encoded, or longer than its record says.
         """
-        states = self.texts[caption_key(caption)].float()
-        beyond = self.encoding.text_length - len(states)
-        if beyond < 0:
-            raise UserError(f"{self.texts.folder}: caption {caption!r:.60} has {len(states)} states, more than {self.encoding.text_length}")
-        return pad(states, (0, 0, 0, beyond))
+        return padded_text(self.texts, caption_key(caption), caption, self.encoding.text_length)
+
+    def fingerprint(self) -> str:
+        """Tells these samples from others."""
+        names = " ".join(record.name for record in self.records)
+        return sha256(f"{self.encoding} {names} {self.latents.fingerprint()} {self.texts.fingerprint()}".encode()).hexdigest()
 
     def __getitem__(self, index: int) -> Example:
         """One example.
@@ -250,6 +251,18 @@ class TrainingSamples(Dataset[Example]):
         pairs = self.encoding.framing(record.size).pairs(sample.pairs)
         condition = TrackCondition.of(pairs, self.encoding.grid(record.frames, record.size))
         return Example(name=record.name, source=source, target=target, text=self.text_of(record.caption), condition=condition)
+
+
+def padded_text(texts: ShardReader, key: str, caption: str, length: int) -> Float32[Tensor, "L E"]:
+    """Encoder states of a caption as inference has them, zeros beyond their end.
+
+    Raises:
+        UserError: a caption that is not encoded, or longer than ``length``.
+    """
+    states = texts[key].float()
+    if len(states) > length:
+        raise UserError(f"{texts.folder}: caption {caption!r:.60} has {len(states)} states, more than {length}")
+    return pad(states, (0, 0, 0, length - len(states)))
 
 
 def _joined(conditions: list[TrackCondition]) -> TrackCondition:
