@@ -11,7 +11,7 @@ import tyro
 class NewModel:
     """Make a random base and adapter in the real layout, for trials: OUT/base and OUT/adapter."""
 
-    size: tyro.conf.Positional[Literal["micro", "mini"]]
+    size: tyro.conf.Positional[Literal["micro", "small", "mini"]]
     """How large."""
     out: tyro.conf.Positional[Path]
     """Folder to write."""

@@ -48,12 +48,16 @@ class Train:
         if self.dry_run:
             print(*training.described(recipe, self.base, self.processes, self.sharding), sep="\n")
             return
+        data, base, held_out = self.data, self.base, self.held_out
+        if self.recipe == "micro" and base is None:
+            data, base = training.make_micro_data(self.data)
+            held_out = data
         training.run(
             recipe,
-            self.data,
+            data,
             self.out,
-            base=self.base,
-            held_out=self.held_out,
+            base=base,
+            held_out=held_out,
             device=self.device,
             sharding=self.sharding,
             loaders=self.loaders,

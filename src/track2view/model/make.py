@@ -78,7 +78,6 @@ SIZES = {
         conditioner_layers=4,
         lora_rank=64,
         vae_stages=(1, 2, 4),
-        vae_blocks=2,
         text_length=128,
     ),
 }
