@@ -53,7 +53,7 @@ def run(
 
     Args:
         data: what ``track2view scenes clips`` or ``track2view curate run`` wrote, encoded with the base.
-        base: in Wan's layout; a VAE from nothing needs none.
+        base: in Wan's layout; a VAE begins from nothing without one.
         held_out: data of the same kind to validate on.
         resume: go on with the run that ``out`` holds.
 
@@ -92,10 +92,10 @@ def described(recipe: Recipe, base: Path | None, processes: int | None, sharding
     """What a recipe is and takes, in lines, from configurations alone.
 
     Args:
-        processes: that share it; by default as many as a step has micro-batches.
+        processes: that share it; by default as many as it is meant for.
     """
     plan = recipe.plan
-    count = processes or plan.batch // plan.micro_batch
+    count = processes or plan.processes
     lines = [
         f"recipe     {recipe.name}: {plan.steps:,} steps of {plan.batch} examples, {plan.micro_batch} at once in each of {count} "
         f"process{'es' * (count > 1)}, {plan.accumulation(count)} times a step",
@@ -121,7 +121,7 @@ same again for gradients through frozen weights, once more for recomputation, on
 
 def as_json(recipe: Recipe) -> dict[str, Any]:
     """All that shapes a run, field by field with dots, as JSON gives it back; its length and how often it reports are left out."""
-    reported = {"plan.steps", "plan.log_every", "plan.validate_every", "plan.sample_every", "plan.save_every", "plan.kept"}
+    reported = {"plan.steps", "plan.processes", "plan.log_every", "plan.validate_every", "plan.sample_every", "plan.save_every", "plan.kept"}
 
     def flat(value: dict[str, Any], before: str = "") -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -139,12 +139,12 @@ def build(recipe: Recipe, data: Path, base: Path | None, held_out: Path | None, 
         UserError: what is missing or does not fit.
     """
     if isinstance(recipe, VaeRecipe):
-        return _vae_task(recipe, data, held_out, device)
+        return _vae_task(recipe, data, base, held_out)
     if base is None:
         raise UserError(f"recipe {recipe.name} needs --base: a folder in Wan's layout")
     check_base(base)
     if isinstance(recipe, BaseRecipe):
-        return _base_task(recipe, data, base, held_out, device)
+        return _base_task(recipe, data, base, held_out)
     return _adapter_task(recipe, data, base, held_out, device)
 
 
@@ -227,7 +227,7 @@ def _adapter_task(recipe: AdapterRecipe, data: Path, base: Path, held_out: Path 
     )
 
 
-def _base_task(recipe: BaseRecipe, data: Path, base: Path, held_out: Path | None, device: torch.device) -> BaseTask:
+def _base_task(recipe: BaseRecipe, data: Path, base: Path, held_out: Path | None) -> BaseTask:
     if held_out is None:
         raise UserError(f"recipe {recipe.name} needs --held-out: clips of other worlds, encoded with the same base")
     clips, others = (ClipLatents(folder, _encoded(folder, base)) for folder in (data, held_out))
@@ -245,11 +245,11 @@ def _base_task(recipe: BaseRecipe, data: Path, base: Path, held_out: Path | None
     )
 
 
-def _vae_task(recipe: VaeRecipe, data: Path, held_out: Path | None, device: torch.device) -> VaeTask:
+def _vae_task(recipe: VaeRecipe, data: Path, base: Path | None, held_out: Path | None) -> VaeTask:
     if held_out is None:
         raise UserError(f"recipe {recipe.name} needs --held-out: clips of other worlds")
     clips, others = WorldClips(data), WorldClips(held_out)
-    vae = new_vae(SIZES[recipe.shape])
+    vae = new_vae(SIZES[recipe.shape]) if base is None else load_vae(base).requires_grad_(True)
     feed = PieceFeed(clips, frames=recipe.frames, size=recipe.size, seed=recipe.plan.seed)
     return VaeTask(TrainableVae(vae), feed, held_out=[others[index] for index in _spread(others, VALIDATED)])
 

@@ -21,6 +21,8 @@ class NewModel:
     """Positions of the source after the target's in time, or at the same time."""
     attention: Literal["joint", "cached-source"] = "joint"
     """All tokens see all, or the source sees itself alone and is computed once."""
+    vae: Path | None = None
+    """Folder of a VAE to take instead of a random one."""
     seed: int = 0
     """Of the weights."""
 
@@ -30,7 +32,7 @@ class NewModel:
         from track2view.model.make import new_model
 
         modes = DualViewModes(timestep=self.timestep, rope=self.rope, attention=self.attention)
-        new_model(self.size, self.out, modes=modes, seed=self.seed)
+        new_model(self.size, self.out, modes=modes, seed=self.seed, vae=self.vae)
         print(f"{self.out / 'base'}\n{self.out / 'adapter'}")
 
 

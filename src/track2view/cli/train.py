@@ -34,7 +34,7 @@ class Train:
     dry_run: bool = False
     """Only print parameters, memory, operations and hours."""
     processes: int | None = None
-    """With --dry-run: how many; by default the recipe's own batch shared by one micro-batch each."""
+    """With --dry-run: how many; by default those that the recipe is meant for."""
 
     def run(self) -> None:
         """Train, or estimate."""

@@ -23,6 +23,7 @@ class TrainingPlan:
         steps: of the optimiser.
         batch: examples a step, over all processes.
         micro_batch: examples at once in a process; what a step needs beyond that is accumulated.
+        processes: that it is meant for; any number that can share a step takes the same steps.
         learning_rate: the highest.
         warmup: steps in which it rises from nothing to that, in a straight line.
         decay: last steps, in which it falls in a straight line. Until then a run does not depend on how long it is planned to be, and
@@ -44,6 +45,7 @@ class TrainingPlan:
     batch: int
     micro_batch: int
     learning_rate: float
+    processes: int = 1
     warmup: int = 0
     decay: int = 0
     final_rate: float = 0.0
@@ -62,7 +64,7 @@ class TrainingPlan:
     kept: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "micro_batch", "log_every", "validate_every", "sample_every", "save_every", "kept"):
+        for name in ("steps", "batch", "micro_batch", "processes", "log_every", "validate_every", "sample_every", "save_every", "kept"):
             if type(getattr(self, name)) is not int or getattr(self, name) < 1:
                 raise UserError(f"plan.{name}: expected a whole number from 1, got {getattr(self, name)!r:.60}")
         for name, low, high in (("learning_rate", 0, 1), ("final_rate", 0, 1), ("weight_decay", 0, 1), ("average", 0, 1)):

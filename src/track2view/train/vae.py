@@ -20,7 +20,7 @@ from track2view.train.draws import generator_for
 from track2view.train.sheet import write_sheet
 from track2view.train.task import Feed, Task
 
-DIVERGENCE = 1e-5
+DIVERGENCE = 3e-5
 """Weight of latents' divergence from unit noise: enough to keep them bounded."""
 STATISTICS_CLIPS = 24
 

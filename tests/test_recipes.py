@@ -1,0 +1,179 @@
+"""Recipes: what they train and take, and that all of a small one learns."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import WanTransformer3DModel
+
+from track2view import training
+from track2view.cli.commands import parse
+from track2view.errors import UserError
+from track2view.model.checkpoint import load_adapter, load_transformer
+from track2view.model.make import new_model
+from track2view.recipes import RECIPES, WAN_1_3B, ablations, micro, mini, one_gpu, paper, recipe_named
+from track2view.train.adapter import AdapterTask
+from track2view.train.estimate import groups_of
+
+
+def lora_parameters(rank: int, width: int = 1536, feed_forward: int = 8960, blocks: int = 30) -> int:
+    """Both attentions have four square products; the feed-forward has two."""
+    return blocks * rank * (8 * 2 * width + 2 * (width + feed_forward))
+
+
+@pytest.mark.parametrize("rank", [16, 64])
+def test_trained_parameters_match_the_formula_on_the_meta_device(rank: int) -> None:
+    recipe = replace(paper(), lora_rank=rank, lora_alpha=rank)
+    with torch.device("meta"):
+        model = training.new_adapter(WanTransformer3DModel(**WAN_1_3B), recipe)
+    groups, frozen = groups_of(model)
+    assert groups["LoRA"] == lora_parameters(rank)
+    assert set(groups) == {"LoRA", "conditioner"}
+    assert frozen == 1_418_996_800
+    if rank == 16:
+        assert round(groups["LoRA"] / 1e6, 1) == 21.9
+
+
+@pytest.mark.parametrize("name", ["paper", "one-gpu"])
+def test_a_dry_run_says_what_a_run_takes(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    parse(["train", name, "nowhere", "nothing", "--dry-run"]).run()
+    said = capsys.readouterr().out
+    for each in ("trained", "LoRA", "conditioner", "GB a process", "TFLOP", "on 4 h100" if name == "paper" else "on 1 h100", "Memory:"):
+        assert each in said
+
+
+def test_sharding_lowers_what_a_process_holds() -> None:
+    plain, zero, fully = (
+        training.estimate(paper(), None, processes=4, sharding=sharding).bytes_by_use for sharding in ("none", "zero1", "fsdp2")
+    )
+    assert zero["moments"] == plain["moments"] / 4
+    assert zero["frozen weights"] == plain["frozen weights"]
+    assert fully["frozen weights"] == plain["frozen weights"] / 4
+
+
+def test_operations_follow_the_passes() -> None:
+    whole = training.estimate(paper(), None, processes=4)
+    recipe = replace(paper(), plan=replace(paper().plan, checkpointing=False))
+    assert training.estimate(recipe, None, processes=4).step_flops == pytest.approx(whole.step_flops * 2 / 3)
+    cached = replace(paper(), modes=replace(paper().modes, attention="cached-source"))
+    assert 0.75 < training.estimate(cached, None, processes=4).step_flops / whole.step_flops < 0.85
+
+
+def test_every_recipe_and_ablation_is_found_by_its_name() -> None:
+    for name in RECIPES:
+        assert recipe_named(name).name == name
+    for of in (mini(), one_gpu(), paper()):
+        for name, recipe in ablations(of).items():
+            assert recipe_named(name) == recipe
+            assert recipe.name == name
+    with pytest.raises(UserError, match=r"recipe: expected micro.*layers-2.*'maxi'"):
+        recipe_named("maxi")
+
+
+def test_an_ablation_changes_one_choice() -> None:
+    for recipe in ablations(paper()).values():
+        ours, theirs = training.as_json(recipe), training.as_json(paper())
+        assert len({name.split(".")[0] for name in ours if ours[name] != theirs[name]} - {"name"}) <= 1
+
+
+def test_a_recipe_as_json_has_every_choice_and_no_habit_of_reporting() -> None:
+    found = training.as_json(micro())
+    assert found == json.loads(json.dumps(found))
+    assert found["modes.attention"] == "joint"
+    assert found["plan.learning_rate"] == micro().plan.learning_rate
+    assert not {"plan.log_every", "plan.steps", "plan.kept"} & found.keys()
+
+
+def test_what_is_missing_is_said_before_anything_is_loaded(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="needs --base"):
+        training.run(mini(), tmp_path, tmp_path / "out")
+    with pytest.raises(UserError, match="no such base folder"):
+        training.run(mini(), tmp_path, tmp_path / "out", base=tmp_path / "base")
+    with pytest.raises(UserError, match="needs --held-out"):
+        training.run(recipe_named("mini-vae"), tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_too_little_memory_or_disk_is_refused_with_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = training.estimate(paper(), None, processes=1)
+    device = torch.device("cpu")
+    monkeypatch.setattr(training.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 8_000_000_000}))
+    with pytest.raises(UserError, match=r"needs about .* GB of CPU memory, 8.0 are free"):
+        training.check_room(found, paper(), tmp_path, device)
+    monkeypatch.setattr(training.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 1e15}))
+    monkeypatch.setattr(training.shutil, "disk_usage", lambda _: type("Disk", (), {"free": 1_000_000_000}))
+    with pytest.raises(UserError, match=r"checkpoints need about .* GB, 1.00 are free"):
+        training.check_room(found, paper(), tmp_path / "not yet" / "there", device)
+
+
+GOLDEN = """
+1.56969 1.29701 1.13207 1.03072 0.99778 0.98622 0.93395 0.95134 0.93415 0.84543
+0.74389 0.77397 0.76252 0.65115 0.60983 0.58126 0.56314 0.54273 0.52077 0.51817
+"""
+"""Losses of the first twenty steps."""
+
+
+@pytest.fixture(scope="module")
+def learnt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty steps of ``micro``, as a user takes them."""
+    folder = tmp_path_factory.mktemp("micro")
+    parse(["train", "micro", str(folder / "data"), str(folder / "out"), "--steps", "20"]).run()
+    return folder
+
+
+def test_the_first_twenty_losses_of_micro_are_golden(learnt: Path) -> None:
+    rows = [json.loads(line) for line in (learnt / "out/log.jsonl").read_text().splitlines()]
+    found = [row["loss"] for row in rows if "loss" in row]
+    assert found == pytest.approx([float(each) for each in GOLDEN.split()], rel=2e-3)
+
+
+def test_what_was_trained_in_full_loads_as_a_base_and_its_adapter(learnt: Path) -> None:
+    model, record = load_adapter(learnt / "out/model/adapter", load_transformer(learnt / "out/model/base"))
+    assert record.recipe == "micro"
+    assert record.step == 20
+    before = dict(load_transformer(learnt / "data/base").named_parameters())
+    moved = [name for name, each in model.transformer.named_parameters() if not torch.equal(each, before[name])]
+    assert len(moved) > 0.9 * len(before)
+
+
+def test_a_run_in_the_way_is_not_written_over(learnt: Path) -> None:
+    with pytest.raises(UserError, match=r"holds a run at step-00000020; go on with --resume"):
+        parse(["train", "micro", str(learnt / "data"), str(learnt / "out")]).run()
+    parse(["train", "micro", str(learnt / "data"), str(learnt / "out"), "--resume", "--steps", "20"]).run()
+
+
+def test_data_that_are_not_encoded_name_the_command(learnt: Path, tmp_path: Path) -> None:
+    new_model("small", tmp_path, seed=1)
+    with pytest.raises(UserError, match=r"is not encoded with .*curate encode"):
+        training.run(micro(), learnt / "data/worlds", tmp_path / "out", base=tmp_path / "base")
+
+
+@pytest.mark.slow
+def test_micro_overfits_and_follows_its_tracks(tmp_path: Path) -> None:
+    parse(["train", "micro", str(tmp_path / "data"), str(tmp_path / "out")]).run()
+    rows = [json.loads(line) for line in (tmp_path / "out/log.jsonl").read_text().splitlines()]
+    losses = [row["loss"] for row in rows if "loss" in row]
+    assert sum(losses[-20:]) / 20 < sum(losses[:5]) / 5 / 10
+    own, others = sampled(tmp_path)
+    assert min(own) > 25
+    assert max(others) < min(own) - 5
+
+
+def sampled(folder: Path) -> tuple[list[float], list[float]]:
+    """Fidelity of latents sampled for each example, with its own tracks and with those of another target camera, in dB."""
+    data, out = folder / "data", folder / "out/model"
+    recipe = micro()
+    task = training.build(recipe, data / "worlds", data / "base", data / "worlds", torch.device("cpu"))
+    assert isinstance(task, AdapterTask)
+    task.model, _ = load_adapter(out / "adapter", load_transformer(out / "base"))
+    examples = [task.feed.examples[index] for index in range(4)]
+    found: tuple[list[float], list[float]] = ([], [])
+    for number, example in enumerate(examples):
+        for way, tracks in zip(found, (example, examples[(number + 1) % 4]), strict=True):
+            made = task.latents(replace(example, condition=tracks.condition))[0]
+            true = example.target.float()
+            error = (made - true).square().mean()
+            way.append(10 * float(torch.log10((true.max() - true.min()).square() / error)))
+    return found
