@@ -5,8 +5,15 @@ CLIP ?=
 CAMERA ?= orbit-right
 READER ?= all
 COUNT ?= 10000
+# The mini, stage by stage: where it is made, how many worlds, and steps of each stage where they shall differ from the recipes'.
+MINI ?= mini
+WORLDS ?= 512
+HELD_OUT ?= 16
+VAE_STEPS ?=
+BASE_STEPS ?=
+STEPS ?=
 
-.PHONY: setup demo test test-slow test-gpu lint bench bench-model bench-gpu fuzz data-demo clean
+.PHONY: setup demo test test-slow test-gpu lint bench bench-model bench-gpu fuzz data-demo mini mini-smoke clean
 
 setup: .venv/installed
 
@@ -53,5 +60,19 @@ data-demo: setup
 	$(BIN)/track2view curate run data-demo/data data-demo/curated --workers 2
 	$(BIN)/track2view curate inspect data-demo/curated/samples --out data-demo/samples
 
+# Every stage goes on where it was stopped; its best weights so far are under its model/.
+mini: setup
+	$(BIN)/track2view scenes clips $(MINI)/validation --split validation --count $(HELD_OUT) --workers 2
+	$(BIN)/track2view scenes clips $(MINI)/train --count $(WORLDS) --workers 2
+	$(BIN)/track2view train mini-vae $(MINI)/train $(MINI)/vae --held-out $(MINI)/validation --resume $(addprefix --steps ,$(VAE_STEPS))
+	$(BIN)/track2view model new mini $(MINI)/new --vae $(MINI)/vae/model/vae
+	$(BIN)/track2view curate encode $(MINI)/validation --base $(MINI)/new/base
+	$(BIN)/track2view curate encode $(MINI)/train --base $(MINI)/new/base
+	$(BIN)/track2view train mini-base $(MINI)/train $(MINI)/base --base $(MINI)/new/base --held-out $(MINI)/validation --resume $(addprefix --steps ,$(BASE_STEPS))
+	$(BIN)/track2view train mini $(MINI)/train $(MINI)/adapter --base $(MINI)/base/model/base --held-out $(MINI)/validation --resume $(addprefix --steps ,$(STEPS))
+
+mini-smoke:
+	$(MAKE) mini MINI=mini-smoke WORLDS=16 HELD_OUT=8 VAE_STEPS=60 BASE_STEPS=60 STEPS=60
+
 clean:
-	rm -rf .venv demo data-demo out bench
+	rm -rf .venv demo data-demo out bench mini-smoke

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from track2view.curate import choose_pairs, curate, export_scene
 from track2view.claims import claimed
+from track2view.curate import choose_pairs, curate, export_scene
 from track2view.curate.run import Curation
 from track2view.errors import UserError
 from track2view.samples import find_samples

@@ -81,6 +81,14 @@ def test_the_commands_of_the_data_page_run(tmp_path: Path) -> None:
         assert said in done.stdout
 
 
+def test_the_commands_of_the_training_page_run(tmp_path: Path) -> None:
+    for line in blocks("docs/training.md", "sh")[0].strip().splitlines():
+        words = [sys.executable, "-m", *shlex.split(line)]
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False, env=os.environ)
+        assert done.returncode == 0, f"{line}: {done.stderr}"
+    assert (tmp_path / "out/model/adapter/track2view.json").exists()
+
+
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda each: each[0])
 def test_examples_run(example: list[str], tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "examples" / example[0]), *example[1:]]

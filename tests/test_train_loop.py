@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from test_cache import small_disk
-from torch import Tensor
 from train_support import PLAN, MadeUp, run, tiny_task
 
 from track2view.errors import Notice, UserError
 from track2view.model.parallel import trainable_parameters
-from track2view.train.plan import Order, TrainingPlan
+from track2view.train.plan import Order
 from track2view.train.state import Checkpoint, checkpoints
 
 PROGRAM = [sys.executable, str(Path(__file__).with_name("train_support.py"))]
@@ -83,7 +83,7 @@ def test_the_rate_rises_stays_and_falls_and_does_not_know_the_end_before() -> No
     rates = [plan.rate_at(step) for step in range(100)]
     assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
     assert set(rates[9:80]) == {1.0}
-    assert all(0.1 < after < before for before, after in zip(rates[79:], rates[80:], strict=False))
+    assert all(0.1 < after < before for before, after in pairwise(rates[79:]))
     assert rates[99] < 0.15
     longer = replace(plan, steps=200)
     assert [longer.rate_at(step) for step in range(80)] == rates[:80]

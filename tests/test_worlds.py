@@ -134,10 +134,10 @@ def test_what_does_not_fit_is_refused_by_name(worlds: Path, encoded: Path, tmp_p
         write_worlds(tmp_path, "train", range(3, 8), frames=5, size=SIZE, grid=GRID)
     with pytest.raises(UserError, match="scenes clips"):
         WorldClips(tmp_path / "nothing")
+    (tmp_path / "other").mkdir()
+    document = json.loads((worlds / "worlds.json").read_text())
+    (tmp_path / "other/worlds.json").write_text(json.dumps({**document, "split": "new"}))
     with pytest.raises(UserError, match=r"split: .*'new'"):
-        (tmp_path / "other").mkdir()
-        document = json.loads((worlds / "worlds.json").read_text())
-        (tmp_path / "other/worlds.json").write_text(json.dumps({**document, "split": "new"}))
         WorldClips(tmp_path / "other")
 
 

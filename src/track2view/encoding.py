@@ -98,7 +98,7 @@ def encoded_folder(data: Path, base: Path, size: Size | None = None) -> Path:
 
 
 def encode_captions(captions: Sequence[str], base: Path, folder: Path, device: torch.device | str) -> None:
-    """Encoder states of captions to shards in ``folder``, float32 as inference has them, without their end of zeros; what is there is kept."""
+    """Encoder states to shards in ``folder``, float32 as inference has them, without their end of zeros; what is there is kept."""
     by_key = {caption_key(caption): caption for caption in captions}
     if not (left := missing_keys(folder, list(by_key))):
         return

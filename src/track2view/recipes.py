@@ -131,12 +131,12 @@ def mini_vae() -> VaeRecipe:
     return VaeRecipe(
         name="mini-vae",
         plan=TrainingPlan(
-            steps=12_000,
+            steps=6000,
             batch=8,
             micro_batch=8,
             learning_rate=1e-3,
             warmup=200,
-            decay=2000,
+            decay=1200,
             average=0.998,
             weight_decay=0.0,
             validate_every=250,

@@ -17,7 +17,7 @@ from track2view.model.conditioners.tracks import TrackConditioner
 from track2view.model.cost import Shape
 from track2view.model.dual_view import DualViewModel
 from track2view.model.folders import outlined
-from track2view.model.latents import WAN_STRIDES, LatentGrid, Strides
+from track2view.model.latents import WAN_STRIDES, LatentGrid
 from track2view.model.make import SIZES, new_model, new_vae
 from track2view.recipes import WAN_1_3B, AdapterRecipe, BaseRecipe, Recipe, VaeRecipe, micro
 from track2view.train.adapter import AdapterTask
@@ -121,7 +121,15 @@ same again for gradients through frozen weights, once more for recomputation, on
 
 def as_json(recipe: Recipe) -> dict[str, Any]:
     """All that shapes a run, field by field with dots, as JSON gives it back; its length and how often it reports are left out."""
-    reported = {"plan.steps", "plan.processes", "plan.log_every", "plan.validate_every", "plan.sample_every", "plan.save_every", "plan.kept"}
+    reported = {
+        "plan.steps",
+        "plan.processes",
+        "plan.log_every",
+        "plan.validate_every",
+        "plan.sample_every",
+        "plan.save_every",
+        "plan.kept",
+    }
 
     def flat(value: dict[str, Any], before: str = "") -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -132,7 +140,7 @@ def as_json(recipe: Recipe) -> dict[str, Any]:
     return json.loads(json.dumps({name: value for name, value in flat(asdict(recipe)).items() if name not in reported}))
 
 
-def build(recipe: Recipe, data: Path, base: Path | None, held_out: Path | None, device: torch.device) -> Task:
+def build(recipe: Recipe, data: Path, base: Path | None, held_out: Path | None, device: torch.device) -> Task[Any, Any]:
     """What a recipe trains, with its data.
 
     Raises:

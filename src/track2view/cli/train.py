@@ -9,7 +9,7 @@ import tyro
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    """Train a recipe: micro, mini-vae, mini-base, mini, one-gpu, paper, or an ablation such as paper-layers-2. Ctrl-C keeps what is done."""
+    """Train micro, mini-vae, mini-base, mini, one-gpu, paper, or an ablation such as paper-layers-2. Ctrl-C keeps what is done."""
 
     recipe: tyro.conf.Positional[str]
     """Which (src/track2view/recipes.py)."""

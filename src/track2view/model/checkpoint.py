@@ -243,6 +243,7 @@ def write_base(folder: Path, like: Path, transformer: WanTransformer3DModel, wei
     shutil.copytree(like, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("transformer", "adapter", "prompts", ".*"))
     with torch.device("meta"):
         own = WanTransformer3DModel.from_config(transformer.config)
+    assert isinstance(own, WanTransformer3DModel)
     own.load_state_dict(weights, assign=True)
     own.save_pretrained(folder / "transformer", safe_serialization=True)
 

@@ -29,7 +29,7 @@ Pixels = Callable[[int], tuple[UInt8[Tensor, "T 3 H W"], UInt8[Tensor, "T 3 H W"
 """Source and target clips of the held-out example of that number."""
 
 
-class AdapterTask(Task):
+class AdapterTask(Task[DualViewModel, PairFeed]):
     """Pairs of views through a dual-view model.
 
     Args:

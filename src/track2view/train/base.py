@@ -21,7 +21,7 @@ from track2view.train.sheet import write_sheet
 from track2view.train.task import Task
 
 
-class BaseTask(Task):
+class BaseTask(Task[WanTransformer3DModel, ClipFeed]):
     """Single clips through a text-to-video transformer.
 
     Args:
@@ -83,8 +83,8 @@ class BaseTask(Task):
         return {}
 
     def save(self, folder: Path, state: Mapping[str, Tensor], step: int) -> None:
-        """``folder``: a base in Wan's layout."""
-        with replaced_folder(folder) as partial:
+        """``folder/base``, in Wan's layout."""
+        with replaced_folder(folder / "base") as partial:
             write_base(partial, self.base, self.model, state)
 
     @property

@@ -58,16 +58,16 @@ class ClipExample:
     text: Float32[Tensor, "L E"]
 
 
-Read = TypeVar("Read", covariant=True)
+Read_co = TypeVar("Read_co", covariant=True)
 
 
 @runtime_checkable
-class Encoded(Protocol[Read]):
+class Encoded(Protocol[Read_co]):
     """Examples by index, wherever they come from."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> Read: ...
+    def __getitem__(self, index: int) -> Read_co: ...
 
     def shape_of(self, index: int) -> tuple[int, ...]:
         """(F, Y, X) of its latents, without reading it."""

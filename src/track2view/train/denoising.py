@@ -167,15 +167,14 @@ def with_choice(example: Example, tracks: TrackChoice) -> Example:
 
 def fixed_batches(examples: Examples | ClipExamples, indices: Sequence[int], tracks: TrackChoice = "all") -> Iterator[NoisyBatch]:
     """Each of some examples at each of :data:`SIGMAS`, whole, under noise that its name alone decides."""
+    sigma, many = torch.tensor(SIGMAS), len(SIGMAS)
     for index in indices:
         example: Any = examples[index]
-        sigma = torch.tensor(SIGMAS)
         if isinstance(example, ClipExample):
             clean, source, condition = example.latents, None, None
         else:
             clean, source, condition = example.target, example.source, with_choice(example, tracks).condition
         noise = torch.randn(clean.shape, generator=generator_for(0, 0, f"validation {example.name}"))
-        many = len(SIGMAS)
         latents, velocity = noised(clean.expand(many, *clean.shape), noise.expand(many, *clean.shape), sigma)
         yield NoisyBatch(
             names=(example.name,) * many,
@@ -189,9 +188,7 @@ def fixed_batches(examples: Examples | ClipExamples, indices: Sequence[int], tra
 
 
 @torch.no_grad()
-def fixed_losses(
-    velocity_of: Callable[[NoisyBatch], Float[Tensor, "B C F Y X"]], batches: Iterator[NoisyBatch]
-) -> dict[str, float]:
+def fixed_losses(velocity_of: Callable[[NoisyBatch], Float[Tensor, "B C F Y X"]], batches: Iterator[NoisyBatch]) -> dict[str, float]:
     """Mean loss over batches of :func:`fixed_batches`, at each noise level and in all."""
     rows = []
     for batch in batches:

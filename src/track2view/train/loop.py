@@ -34,7 +34,7 @@ ABNORMAL, USUAL_AFTER, USUAL_SHARE = 50.0, 50, 0.98
 
 
 def train(
-    task: Task,
+    task: Task[Any, Any],
     plan: TrainingPlan,
     recipe: dict[str, object],
     out: Path,
@@ -140,16 +140,14 @@ class _MicroBatches(Dataset[Any]):
         self.feed, self.order = feed, order
         self._number, self._epoch = -1, []
 
-    def __getitem__(self, number: int) -> Any:
-        epoch, place = divmod(number, self.order.per_epoch)
+    def __getitem__(self, index: int) -> Any:
+        epoch, place = divmod(index, self.order.per_epoch)
         if epoch != self._number:
             self._number, self._epoch = epoch, self.order.epoch(epoch)
         return self.feed.batch(self._epoch[place], epoch)
 
 
-def _batches(
-    feed: Feed, order: Order, start: int, accumulation: int, plan: TrainingPlan, here: Processes, loaders: int
-) -> Iterator[Any]:
+def _batches(feed: Feed, order: Order, start: int, accumulation: int, plan: TrainingPlan, here: Processes, loaders: int) -> Iterator[Any]:
     """This process's micro-batches, from number ``start`` of all on. Of a step's, process r takes each count-th from r."""
     numbers = range(start + here.rank, plan.steps * accumulation * here.count, here.count)
     return iter(
@@ -163,7 +161,7 @@ def _batches(
     )
 
 
-def _spread(task: Task, plan: TrainingPlan, here: Processes, sharding: Sharding) -> nn.Module:
+def _spread(task: Task[Any, Any], plan: TrainingPlan, here: Processes, sharding: Sharding) -> nn.Module:
     """The model on its device, checkpointed, compiled, and spread over processes."""
     model = task.model.to(here.device).train()
     if sharding != "none" and here.count == 1:
@@ -235,7 +233,7 @@ def _synchronised(model: nn.Module, last: bool) -> Iterator[None]:
         yield
 
 
-def _autocast(plan: TrainingPlan, here: Processes) -> AbstractContextManager[None]:
+def _autocast(plan: TrainingPlan, here: Processes) -> AbstractContextManager[object]:
     return torch.autocast(here.device.type, torch.bfloat16, enabled=plan.precision == "bfloat16")
 
 

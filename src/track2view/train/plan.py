@@ -92,7 +92,8 @@ class TrainingPlan:
         if micro_batches % processes:
             fitting = [count for count in range(1, micro_batches + 1) if micro_batches % count == 0]
             raise UserError(
-                f"{processes} processes cannot share a step of {micro_batches} micro-batches; use {' or '.join(map(str, fitting))} processes"
+                f"{processes} processes cannot share a step of {micro_batches} micro-batches; "
+                f"use {' or '.join(map(str, fitting))} processes"
             )
         return micro_batches // processes
 

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float32
@@ -49,7 +49,11 @@ class Feed(ABC):
         """A :class:`TrainingBatch`: a function of these arguments alone, so that a restart changes nothing."""
 
 
-class Task(ABC):
+Model = TypeVar("Model", bound=nn.Module)
+Source = TypeVar("Source", bound=Feed)
+
+
+class Task(ABC, Generic[Model, Source]):
     """A model with its data, its loss, its measures and its form on disk.
 
     Attributes:
@@ -57,8 +61,8 @@ class Task(ABC):
         feed: of batches.
     """
 
-    model: nn.Module
-    feed: Feed
+    model: Model
+    feed: Source
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Any) -> Float32[Tensor, ""]:

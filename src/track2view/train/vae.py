@@ -107,7 +107,25 @@ class PieceFeed(Feed):
         return piece.flip(-1) if bool(torch.rand((), generator=generator) < 0.5) else piece
 
 
-class VaeTask(Task):
+class TrainableVae(nn.Module):
+    """A VAE whose forward says all that its loss needs, as what spreads it over processes asks.
+
+    Args:
+        vae: unmodified.
+    """
+
+    def __init__(self, vae: AutoencoderKLWan) -> None:
+        super().__init__()
+        self.vae: AutoencoderKLWan = vae
+
+    def forward(self, video: Float[Tensor, "B 3 t y x"]) -> tuple[Float[Tensor, "B 3 t y x"], Float[Tensor, ""]]:
+        """What comes back of a video, and latents' mean divergence from unit noise."""
+        posterior = self.vae.encode(video, return_dict=False)[0]
+        found = self.vae.decode(posterior.sample(), return_dict=False)[0]
+        return found, posterior.kl().sum() / posterior.mean.numel()
+
+
+class VaeTask(Task[TrainableVae, PieceFeed]):
     """Clips through a VAE and back.
 
     Args:
@@ -116,7 +134,7 @@ class VaeTask(Task):
         held_out: whole clips to validate on, and to draw.
     """
 
-    def __init__(self, model: "TrainableVae", feed: PieceFeed, *, held_out: Sequence[UInt8[Tensor, "T 3 H W"]]) -> None:
+    def __init__(self, model: TrainableVae, feed: PieceFeed, *, held_out: Sequence[UInt8[Tensor, "T 3 H W"]]) -> None:
         self.model, self.feed, self.held_out = model, feed, held_out
 
     def loss(self, model: nn.Module, batch: PixelBatch) -> Float32[Tensor, ""]:
@@ -139,6 +157,7 @@ class VaeTask(Task):
         own = {name.removeprefix("vae."): each for name, each in state.items()}
         with torch.device("meta"):
             vae = AutoencoderKLWan.from_config(self.model.vae.config)
+        assert isinstance(vae, AutoencoderKLWan)
         vae.load_state_dict(own, assign=True)
         mean, deviation = self._statistics(vae)
         vae.register_to_config(latents_mean=mean, latents_std=deviation)
@@ -155,24 +174,6 @@ class VaeTask(Task):
         values = [vae.encode(as_video(self.feed.clips[index][None]), return_dict=False)[0].mode() for index in chosen]
         channels = torch.stack(values).transpose(1, 2).flatten(3).transpose(0, 2).flatten(1)
         return channels.mean(1).tolist(), channels.std(1).tolist()
-
-
-class TrainableVae(nn.Module):
-    """A VAE whose forward says all that its loss needs, as what spreads it over processes asks.
-
-    Args:
-        vae: unmodified.
-    """
-
-    def __init__(self, vae: AutoencoderKLWan) -> None:
-        super().__init__()
-        self.vae = vae
-
-    def forward(self, video: Float[Tensor, "B 3 t y x"]) -> tuple[Float[Tensor, "B 3 t y x"], Float[Tensor, ""]]:
-        """What comes back of a video, and latents' mean divergence from unit noise."""
-        posterior = self.vae.encode(video, return_dict=False)[0]
-        found = self.vae.decode(posterior.sample(), return_dict=False)[0]
-        return found, posterior.kl().sum() / posterior.mean.numel()
 
 
 def as_video(frames: UInt8[Tensor, "B T 3 H W"]) -> Float32[Tensor, "B 3 T H W"]:
