@@ -246,6 +246,12 @@ def test_without_guidance_one_branch_is_enough(pipe: Track2ViewPipeline, shot: S
     assert torch.equal(pipe(*shot, alone).frames, pipe(*shot, replace(alone, negative_prompt="other")).frames)
 
 
+def test_noise_levels_are_shifted_as_in_training_unless_told_otherwise(pipe: Track2ViewPipeline, shot: Shot) -> None:
+    other = Track2ViewPipeline(pipe.base, pipe.model, pipe.vae, replace(pipe.record, shift=2.0), pipe.prompts, pipe.device)
+    assert torch.equal(pipe(*shot, FAST).frames, other(*shot, replace(FAST, shift=5.0)).frames)
+    assert not torch.equal(pipe(*shot, FAST).frames, other(*shot, FAST).frames)
+
+
 @pytest.fixture
 def conditions(monkeypatch: pytest.MonkeyPatch) -> list[TrackCondition]:
     """What the conditioner reads, window by window."""

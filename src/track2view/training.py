@@ -216,6 +216,7 @@ def _adapter_task(recipe: AdapterRecipe, data: Path, base: Path, held_out: Path 
         queries=recipe.queries,
         lora_rank=recipe.lora_rank,
         lora_alpha=recipe.lora_alpha,
+        shift=recipe.shift,
         recipe=recipe.name,
         data={"fingerprint": pairs.fingerprint(), "examples": len(pairs)},
     )

@@ -32,7 +32,7 @@ from track2view.model.latents import Strides
 Kind = TypeVar("Kind", bound=ModelMixin)
 
 FORMAT = "track2view.adapter/1"
-MOST_TRACKS, MOST_WIDTH, MOST_RANK = 1_000_000, 1 << 16, 1024
+MOST_TRACKS, MOST_WIDTH, MOST_RANK, MOST_SHIFT = 1_000_000, 1 << 16, 1024, 100
 LORA_FILE = "pytorch_lora_weights.safetensors"
 ADAPTER_FILES = {"conditioner", "lora", "view_embedding.safetensors", "track2view.json"}
 LORA_TARGETS = [
@@ -87,6 +87,7 @@ class AdapterRecord:
         modes: how views meet.
         queries: where tracks start; inference follows it.
         lora_rank, lora_alpha: rank 0 is no LoRA.
+        shift: of noise levels in training (design section 5).
         recipe, step, data: how it was made.
     """
 
@@ -97,6 +98,7 @@ class AdapterRecord:
     queries: QueryPlan
     lora_rank: int = 64
     lora_alpha: int = 64
+    shift: float = 5.0
     recipe: str = ""
     step: int = 0
     data: dict[str, object] = field(default_factory=dict)
@@ -111,6 +113,8 @@ class AdapterRecord:
         _check_whole("lora_rank", self.lora_rank, 0, MOST_RANK)
         _check_whole("lora_alpha", self.lora_alpha, 0, MOST_WIDTH)
         _check_whole("step", self.step, 0, 1 << 53)
+        if not isinstance(self.shift, int | float) or not 0 < self.shift <= MOST_SHIFT:
+            raise UserError(f"shift: expected a number from 0 to {MOST_SHIFT}, got {self.shift!r:.60}")
 
     def save(self, path: Path) -> None:
         """Write JSON."""

@@ -39,7 +39,7 @@ class DiffusionSettings:
     Attributes:
         prompt: what the clip shows; empty works, words help.
         negative_prompt: what guidance leads away from.
-        steps, shift: the sigma grid (design section 5).
+        steps, shift: the sigma grid (design section 5); by default the shift that the adapter was trained with.
         solver: "unipc" needs fewer steps, "euler" is plain.
         guidance: strength of guidance on text, and the sigmas within which it is used.
         batched: both guidance branches in one pass: faster on small clips, twice the activations.
@@ -53,7 +53,7 @@ class DiffusionSettings:
     prompt: str = ""
     negative_prompt: str = NEGATIVE_PROMPT
     steps: int = 50
-    shift: float = 5.0
+    shift: float | None = None
     solver: Literal["unipc", "euler"] = "unipc"
     guidance: Guidance = field(default_factory=Guidance)
     batched: bool = False
@@ -221,7 +221,7 @@ class Track2ViewPipeline:
         latents = denoise(
             velocity,
             noise,
-            shifted_sigmas(settings.steps, settings.shift),
+            shifted_sigmas(settings.steps, settings.shift or self.record.shift),
             solver=SOLVERS[settings.solver],
             guidance=settings.guidance,
             preview=preview,
