@@ -131,12 +131,13 @@ def mini_vae() -> VaeRecipe:
     return VaeRecipe(
         name="mini-vae",
         plan=TrainingPlan(
-            steps=6000,
-            batch=8,
-            micro_batch=8,
+            steps=12_000,
+            batch=4,
+            micro_batch=4,
             learning_rate=1e-3,
-            warmup=200,
-            decay=1200,
+            warmup=100,
+            decay=2400,
+            betas=(0.9, 0.95),
             average=0.998,
             weight_decay=0.0,
             validate_every=250,
