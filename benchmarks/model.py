@@ -1,6 +1,6 @@
 """What the dual-view model costs, on random weights of the real classes; prints Markdown (docs/benchmarks.md records it).
 
-python benchmarks/model.py            micro and mini on the CPU: time, the conditioner's share, cached-source, operations
+python benchmarks/model.py            micro and medium on the CPU: time, the conditioner's share, cached-source, operations
 python benchmarks/model.py --memory   the full-size conditioner's peak memory on the CPU, with and without checkpointing
 python benchmarks/model.py --cuda     full size on a GPU: time and memory by backend, compiled or not, against the floor
 """
@@ -34,6 +34,17 @@ FULL = ModelSize(
     vae_width=96,
     conditioner_width=512,
     conditioner_layers=8,
+    lora_rank=0,
+)
+MEDIUM = ModelSize(
+    blocks=12,
+    heads=6,
+    head_width=64,
+    feed_forward=1536,
+    text_width=256,
+    vae_width=16,
+    conditioner_width=192,
+    conditioner_layers=4,
     lora_rank=0,
 )
 TRACKS, STEPS, BRANCHES, TEXT_TOKENS = 1152, 50, 2, 512
@@ -178,13 +189,11 @@ def on_cpu(repeats: int) -> None:
     )
     print(f"| {' | '.join(columns)} |")
     print("|---|---|---|---|---|---|---|---|")
-    for name, grid in (
-        ("micro", LatentGrid(frames=33, size=(128, 224), strides=WAN_STRIDES)),
-        ("mini", LatentGrid(frames=33, size=(128, 224), strides=WAN_STRIDES)),
-    ):
+    grid = LatentGrid(frames=33, size=(128, 224), strides=WAN_STRIDES)
+    for name, size in (("micro", SIZES["micro"]), ("medium", MEDIUM)):
         joint_video = 0.0
         for attention in ("joint", "cached-source"):
-            case = make(SIZES[name], grid, DualViewModes(attention=attention), "cpu", torch.float32)
+            case = make(size, grid, DualViewModes(attention=attention), "cpu", torch.float32)
             step = seconds(step_of(case), repeats, "cpu")
             conditioner = seconds(lambda: case.model.condition(case.source, case.condition), repeats, "cpu")  # noqa: B023
             once = 0.0
@@ -196,9 +205,9 @@ def on_cpu(repeats: int) -> None:
             formula = step_flops(case.shape, case.model.modes, case.tokens, BRANCHES).total
             ratio = counted(step_of(case)) / formula
             faster = "" if attention == "joint" else f"{joint_video / video:.2f}×"
-            size = f"{grid.frames} × {grid.size[0]}×{grid.size[1]}"
+            video_size = f"{grid.frames} × {grid.size[0]}×{grid.size[1]}"
             print(
-                f"| {name} | {size} | {attention} | {step:.3f} | {once + conditioner:.3f} | {conditioner / video:.2%} | {faster} "
+                f"| {name} | {video_size} | {attention} | {step:.3f} | {once + conditioner:.3f} | {conditioner / video:.2%} | {faster} "
                 f"| {formula / 1e9:.2f}, {ratio:.3f} |",
                 flush=True,
             )

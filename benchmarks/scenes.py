@@ -3,7 +3,7 @@
     python benchmarks/scenes.py           on the CPU
     python benchmarks/scenes.py --cuda    on a GPU
 
-A training step is one forward and one backward pass of the mini model over one pair of views, random weights, without LoRA's
+A training step is one forward and one backward pass of the medium model (benchmarks/model.py) over one pair of views, random weights, without LoRA's
 or the optimiser's cost: what a trainer waits for at least.
 """
 
@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 
 import torch
-from model import SIZES as MODEL_SIZES
+from model import MEDIUM
 from model import make
 
 from track2view.model.dual_view import DualViewModes
@@ -38,7 +38,9 @@ def main() -> None:
     print(f"\nA pair of views, {STEP_FRAMES} frames of {STEP_SIZE[0]}×{STEP_SIZE[1]}, with its tracks: ", end="", flush=True)
     streamed = timed(lambda: list(stream_pairs("train", range(2), frames=STEP_FRAMES, size=STEP_SIZE, device=device)), device) / 2
     step = training_step(device)
-    print(f"{streamed:.2f} s; a training step of the mini model on it: {step:.2f} s; rendering's share {streamed / (streamed + step):.0%}")
+    print(
+        f"{streamed:.2f} s; a training step of the medium model on it: {step:.2f} s; rendering's share {streamed / (streamed + step):.0%}"
+    )
 
 
 def rendering(seed: int, size: tuple[int, int], device: str) -> float:
@@ -52,9 +54,7 @@ def rendering(seed: int, size: tuple[int, int], device: str) -> float:
 
 def training_step(device: str) -> float:
     """Seconds of a forward and a backward pass."""
-    case = make(
-        MODEL_SIZES["mini"], LatentGrid(frames=STEP_FRAMES, size=STEP_SIZE, strides=WAN_STRIDES), DualViewModes(), device, torch.float32
-    )
+    case = make(MEDIUM, LatentGrid(frames=STEP_FRAMES, size=STEP_SIZE, strides=WAN_STRIDES), DualViewModes(), device, torch.float32)
     for each in case.model.conditioner.parameters():
         each.requires_grad_(True)
 
