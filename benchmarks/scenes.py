@@ -3,8 +3,8 @@
     python benchmarks/scenes.py           on the CPU
     python benchmarks/scenes.py --cuda    on a GPU
 
-A training step is one forward and one backward pass of the medium model (benchmarks/model.py) over one pair of views, random weights, without LoRA's
-or the optimiser's cost: what a trainer waits for at least.
+A training step is one forward and one backward pass of the medium model (benchmarks/model.py) over one pair of views, random
+weights, without LoRA's or the optimiser's cost: what a trainer waits for at least.
 """
 
 import sys
@@ -12,8 +12,7 @@ import time
 from collections.abc import Callable
 
 import torch
-from model import MEDIUM
-from model import make
+from model import MEDIUM, make
 
 from track2view.model.dual_view import DualViewModes
 from track2view.model.latents import WAN_STRIDES, LatentGrid

@@ -136,8 +136,8 @@ def mini_vae() -> VaeRecipe:
             micro_batch=4,
             learning_rate=1e-3,
             warmup=100,
-            decay=2400,
-            betas=(0.9, 0.95),
+            decay=3000,
+            betas=(0.8, 0.9),
             average=0.998,
             weight_decay=0.0,
             validate_every=250,
@@ -146,7 +146,7 @@ def mini_vae() -> VaeRecipe:
         ),
         shape="mini",
         frames=9,
-        size=(48, 48),
+        size=(32, 32),
     )
 
 

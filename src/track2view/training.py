@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from track2view.train.plan import Sharding
 from track2view.train.processes import processes
 from track2view.train.state import checkpoints
 from track2view.train.task import Task
-from track2view.train.vae import PieceFeed, TrainableVae, VaeTask
+from track2view.train.vae import PieceFeed, TrainableVae, VaeTask, lively, with_statistics
 from track2view.train.worlds import ClipLatents, WorldClips, WorldPairs, encode_worlds, is_worlds, write_worlds
 
 VALIDATED, SAMPLED = 16, 4
@@ -81,9 +82,14 @@ def make_micro_data(folder: Path) -> tuple[Path, Path]:
         The folders of data and of base.
     """
     recipe, data, base = micro(), folder / "worlds", folder / "base"
-    if not base.exists():
-        new_model("small", folder)
     write_worlds(data, "train", range(1), frames=recipe.frames, size=recipe.size, grid=(recipe.queries.rows, recipe.queries.columns))
+    if not base.exists():
+        with tempfile.TemporaryDirectory(dir=folder) as place:
+            new_model("small", Path(place))
+            vae = load_vae(Path(place) / "base")
+            with_statistics(vae, WorldClips(data))
+            vae.save_config(Path(place) / "base/vae")
+            (Path(place) / "base").rename(base)
     encode_worlds(data, base)
     return data, base
 
@@ -258,7 +264,7 @@ def _vae_task(recipe: VaeRecipe, data: Path, base: Path | None, held_out: Path |
     if held_out is None:
         raise UserError(f"recipe {recipe.name} needs --held-out: clips of other worlds")
     clips, others = WorldClips(data), WorldClips(held_out)
-    vae = new_vae(SIZES[recipe.shape]) if base is None else load_vae(base).requires_grad_(True)
+    vae = lively(new_vae(SIZES[recipe.shape])) if base is None else load_vae(base).requires_grad_(True)
     feed = PieceFeed(clips, frames=recipe.frames, size=recipe.size, seed=recipe.plan.seed)
     return VaeTask(TrainableVae(vae), feed, held_out=[others[index] for index in _spread(others, VALIDATED)])
 

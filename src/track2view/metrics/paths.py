@@ -46,7 +46,7 @@ def path_errors(estimate: CameraPath, truth: CameraPath) -> PathErrors:
     own, true = estimate.world_from_camera[:, :3, 3], truth.world_from_camera[:, :3, 3]
     aligned, scale = _similarity(own, true)
     ate = float((aligned - true).square().sum(-1).mean().sqrt())
-    length = float(torch.linalg.vector_norm(true.diff(dim=0), dim=-1).sum())
+    length = path_length(truth)
     steps = invert(estimate.world_from_camera[:-1]) @ estimate.world_from_camera[1:]
     true_steps = invert(truth.world_from_camera[:-1]) @ truth.world_from_camera[1:]
     step_rotation = rotation_angle(steps[:, :3, :3].mT @ true_steps[:, :3, :3])
@@ -61,6 +61,19 @@ def path_errors(estimate: CameraPath, truth: CameraPath) -> PathErrors:
         rpe_translation=float(step_translation.mean()) if len(steps) else 0.0,
         focal_percent=100 * float(focal.mean()),
     )
+
+
+def pose_errors(
+    estimate: Float64[Tensor, "*b 4 4"], truth: Float64[Tensor, "*b 4 4"]
+) -> tuple[Float64[Tensor, "*b"], Float64[Tensor, "*b"]]:
+    """Geodesic distance in degrees and distance of poses given in one world: nothing is aligned or scaled."""
+    rotation = rotation_angle(estimate[..., :3, :3].mT @ truth[..., :3, :3])
+    return rotation, torch.linalg.vector_norm(estimate[..., :3, 3] - truth[..., :3, 3], dim=-1)
+
+
+def path_length(camera: CameraPath) -> float:
+    """How far a camera travels, in its unit."""
+    return float(torch.linalg.vector_norm(camera.world_from_camera[:, :3, 3].diff(dim=0), dim=-1).sum())
 
 
 def _from_first(camera: CameraPath) -> Float64[Tensor, "T 4 4"]:
