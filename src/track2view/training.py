@@ -4,15 +4,19 @@ import json
 import shutil
 import tempfile
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+from jaxtyping import UInt8
+from torch import Tensor
 
 from track2view.encoding import encoded_folder
 from track2view.errors import UserError, check_positive
+from track2view.evaluate import Pair, score_clip, true_pair
 from track2view.model.checkpoint import AdapterRecord, add_lora, check_base, load_transformer, load_vae
 from track2view.model.conditioners.tracks import TrackConditioner
 from track2view.model.cost import Shape
@@ -32,7 +36,7 @@ from track2view.train.processes import processes
 from track2view.train.state import checkpoints
 from track2view.train.task import Task
 from track2view.train.vae import PieceFeed, TrainableVae, VaeTask, lively, with_statistics
-from track2view.train.worlds import ClipLatents, WorldClips, WorldPairs, encode_worlds, is_worlds, write_worlds
+from track2view.train.worlds import ClipLatents, WorldClips, WorldPairs, encode_worlds, is_dynamic, is_worlds, write_worlds
 
 VALIDATED, SAMPLED = 16, 4
 SPARE = 1.2
@@ -237,9 +241,17 @@ def _adapter_task(recipe: AdapterRecipe, data: Path, base: Path, held_out: Path 
         sampled=_spread(others, SAMPLED) if isinstance(others, WorldPairs) else (),
         vae=load_vae(base) if isinstance(others, WorldPairs) else None,
         pixels=others.pixels if isinstance(others, WorldPairs) else None,
+        score=partial(_score, others) if isinstance(others, WorldPairs) else None,
         shift=recipe.shift,
         tracks=recipe.tracks,
     )
+
+
+def _score(pairs: WorldPairs, index: int, clip: UInt8[Tensor, "T 3 H W"]) -> dict[str, float]:
+    """A sampled clip of a held-out pair against the exact truth: pictures and cameras."""
+    seed, source, target = pairs.place_of(index)
+    pair = Pair(seed=int(seed), source=f"cam{source + 1:02d}", target=f"cam{target + 1:02d}", dynamic=is_dynamic(int(seed)))
+    return score_clip(true_pair(pair, frames=len(clip), size=(clip.shape[2], clip.shape[3])), clip).values
 
 
 def _base_task(recipe: BaseRecipe, data: Path, base: Path, held_out: Path | None) -> BaseTask:

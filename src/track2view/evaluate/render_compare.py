@@ -282,9 +282,7 @@ def _judged(level: _Level, state: _State, last_step: Float64[Tensor, "K"]) -> Ca
     )
 
 
-def _normal_equations(
-    level: _Level, state: _State, scale: Float32[Tensor, "K"]
-) -> tuple[Float64[Tensor, "K n n"], Float64[Tensor, "K n"]]:
+def _normal_equations(level: _Level, state: _State, scale: Float32[Tensor, "K"]) -> tuple[Float64[Tensor, "K n n"], Float64[Tensor, "K n"]]:
     """Weighted Gauss-Newton's matrix and right side, for a rotation vector and a translation in the camera's axes, then brightness."""
     count, terms, channels = state.brightness.shape
     residual = (state.fitted - level.pictures).flatten(2)

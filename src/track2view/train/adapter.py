@@ -90,7 +90,7 @@ class AdapterTask(Task[DualViewModel, PairFeed]):
             rows += [source, target, made]
             scores.append(self.score(index, made) if self.score is not None else {})
         write_sheet(picture, rows)
-        return {f"sampled/{name}": sum(each[name] for each in scores) / len(scores) for name in scores[0]}
+        return {f"sampled/{name}": float(torch.tensor([each[name] for each in scores]).nanmean()) for name in scores[0]}
 
     @torch.no_grad()
     def latents(self, example: Example, *, seed: int = 0) -> Float[Tensor, "1 C F Y X"]:

@@ -125,9 +125,14 @@ def _write_block(folder: Path, record: WorldsRecord, block: range) -> bool:
     return True
 
 
+def is_dynamic(seed: int) -> bool:
+    """Whether things move in the world of a seed."""
+    return seed % STILL_EVERY != 0
+
+
 def render_world(seed: int, record: WorldsRecord) -> dict[str, Tensor]:
     """All that a shard holds of one world."""
-    world = make_varied_world(seed, frames=record.frames, dynamic=seed % STILL_EVERY != 0)
+    world = make_varied_world(seed, frames=record.frames, dynamic=is_dynamic(seed))
     rig = list(make_rig(seed, frames=record.frames, size=record.size).values())
     queries = Queries.grid([0, record.frames - 1], *record.grid)
     tracks = [track_points(world, camera, queries.frame, queries.pixels(record.size)) for camera in rig]
