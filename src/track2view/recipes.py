@@ -145,7 +145,7 @@ def mini_vae() -> VaeRecipe:
             save_every=250,
         ),
         shape="mini",
-        frames=9,
+        frames=17,
         size=(32, 32),
     )
 

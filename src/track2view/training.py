@@ -130,9 +130,11 @@ same again for gradients through frozen weights, once more for recomputation, on
 
 
 def as_json(recipe: Recipe) -> dict[str, Any]:
-    """All that shapes a run, field by field with dots, as JSON gives it back; its length and how often it reports are left out."""
+    """All that shapes a run, field by field with dots, as JSON gives it back; its course in time and how often it reports are left out."""
     reported = {
         "plan.steps",
+        "plan.warmup",
+        "plan.decay",
         "plan.processes",
         "plan.log_every",
         "plan.validate_every",

@@ -8,6 +8,7 @@ import math
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def train(
     names = {each: name for name, each in trained.items()}
     optimiser = _optimiser(trained, plan, sharding)
     average = {name: each.detach().clone() for name, each in trained.items()}
-    record = RunRecord(step=0, recipe=recipe, data=task.feed.fingerprint(), planned=plan.steps, usual_norm=0.0, processes=here.count)
+    record = RunRecord(step=0, recipe=recipe, data=task.feed.fingerprint(), schedule=plan.schedule, usual_norm=0.0, processes=here.count)
     saved = _resumed(out, record, plan)
     if saved is not None:
         record = saved.record
@@ -80,7 +81,7 @@ def train(
         if here.first:
             now = RunRecord(
                 step=step,
-                planned=plan.steps,
+                schedule=plan.schedule,
                 recipe=recipe,
                 data=record.data,
                 usual_norm=usual_norm,
@@ -204,11 +205,11 @@ def _resumed(out: Path, now: RunRecord, plan: TrainingPlan) -> Checkpoint | None
     saved = Checkpoint.load(there[-1])
     if saved.record.data != now.data:
         raise UserError(f"{there[-1]}: was trained on other data; give those, or another OUT")
-    steps = min(plan.steps, saved.record.planned)
-    if plan.steps != saved.record.planned and saved.record.step > steps - plan.decay:
+    before = replace(plan, **saved.record.schedule)
+    if odd := [step for step in range(saved.record.step) if plan.rate_at(step) != before.rate_at(step)]:
         raise UserError(
-            f"{there[-1]}: was planned for {saved.record.planned} steps, now {plan.steps}; the learning rate would have begun to fall "
-            f"after {steps - plan.decay}, keep the number of steps"
+            f"{there[-1]}: was planned for {before.steps} steps, now {plan.steps}; the learning rate would have differed from step "
+            f"{odd[0] + 1} on, keep the number of steps"
         )
     changed = [
         f"{name}: {saved.record.recipe.get(name)!r:.80} there, {now.recipe.get(name)!r:.80} now"

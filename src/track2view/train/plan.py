@@ -97,6 +97,11 @@ class TrainingPlan:
             )
         return micro_batches // processes
 
+    @property
+    def schedule(self) -> dict[str, int]:
+        """What the learning rate's course follows from, beside its height."""
+        return {"steps": self.steps, "warmup": self.warmup, "decay": self.decay}
+
     def rate_at(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
         if step < self.warmup:

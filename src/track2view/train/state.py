@@ -32,7 +32,7 @@ class RunRecord:
 
     Attributes:
         step: optimiser steps taken.
-        planned: steps of the whole run.
+        schedule: the plan's ``steps``, ``warmup`` and ``decay``.
         recipe: all that shapes the run.
         data: fingerprint of what it is trained on.
         usual_norm: of gradients, a running mean; 0 before the first step.
@@ -41,7 +41,7 @@ class RunRecord:
     """
 
     step: int
-    planned: int
+    schedule: dict[str, int]
     recipe: dict[str, object]
     data: str
     usual_norm: float
