@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d, interpolate, max_pool2d, pad
 
 from track2view.errors import UserError
-from track2view.geometry import pixel_centres, rigid, rotation_about
+from track2view.geometry import inside, pixel_centres, project, rigid, rotation_about, unproject
 from track2view.metrics.paths import path_length, pose_errors
 from track2view.records import CameraPath, Size
 from track2view.scenes import World, render_views
@@ -39,6 +39,7 @@ ROBUST = 2.385
 LEAST_SCALE = 1 / 255
 LEAST_USED = 0.1
 NEAREST_METRES = 0.05
+SAME_SURFACE = 1.05
 JUDGED_SIZE = (64, 112)
 MOST_DEVIATION = 0.16
 LEAST_CORRELATION = 0.75
@@ -54,7 +55,7 @@ class CameraFit:
         frames: which.
         world_from_camera: where not ``converged``, the last pose tried, which says nothing.
         converged: whether the steps came to rest at a camera whose rendering is like the picture, and the picture tells which.
-        used: share of pixels that were compared: neither what moves nor what is beside it.
+        used: share of pixels that were compared: neither what moves, nor what the source does not show, nor pixels beside.
         residual: robust standard deviation of what is left there once brightness and blur are fitted, in grey levels of 255.
         correlation: of the picture with the fitted rendering there, weighted as in the fit; at most 1.
         deviation: predicted standard deviation of the rotation in degrees, as if no larger than 64×112: neighbours err alike.
@@ -88,7 +89,9 @@ class CameraErrors:
     auc: float
 
 
-def estimate_cameras(world: World, frames: UInt8[Tensor, "T 3 H W"], commanded: CameraPath, at: list[int]) -> CameraFit:
+def estimate_cameras(
+    world: World, frames: UInt8[Tensor, "T 3 H W"], commanded: CameraPath, at: list[int], *, source: CameraPath | None = None
+) -> CameraFit:
     """The camera of a clip's frames ``at``, found by rendering.
 
     Where the fit that starts at the commanded camera does not converge, a second one starts at the best of cameras turned from
@@ -97,17 +100,20 @@ def estimate_cameras(world: World, frames: UInt8[Tensor, "T 3 H W"], commanded: 
     Args:
         world: what the clip should show, at the same times.
         commanded: its camera, in the world's metres, for pictures of the clip's size.
+        source: of the clip it was made from, of the same size and length: then only what that shows at the same time is compared,
+            since the rest had to be invented.
 
     Raises:
         UserError: the clip, the path and the world do not fit together, or ``at`` names frames that are not there.
     """
-    if commanded.size != tuple(frames.shape[-2:]):
-        raise UserError(f"the clip is {list(frames.shape[-2:])}, its camera for {list(commanded.size)}; resize one of them")
-    if not len(frames) == len(commanded) <= world.frames:
-        raise UserError(f"the clip has {len(frames)} frames, its camera {len(commanded)}, the world {world.frames}; they must agree")
+    for name, camera in (("commanded", commanded), *((("source", source),) if source else ())):
+        if camera.size != tuple(frames.shape[-2:]):
+            raise UserError(f"{name}: a camera for pictures of {list(camera.size)}, the clip is {list(frames.shape[-2:])}; resize one")
+        if not len(frames) == len(camera) <= world.frames:
+            raise UserError(f"{name}: {len(camera)} frames, the clip has {len(frames)}, the world {world.frames}; they must agree")
     if not at or min(at) < 0 or max(at) >= len(frames):
         raise UserError(f"at: expected frames in 0 … {len(frames) - 1}, got {at}")
-    coarsest, *levels = _pyramid(world, frames, commanded, at)
+    coarsest, *levels = _pyramid(world, frames, commanded, source, at)
     start = commanded.world_from_camera[at]
     fit = _fitted(levels, start)
     lost = (~fit.converged).nonzero()[:, 0]
@@ -156,6 +162,31 @@ class _State:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class _Shown:
+    """What the source view shows at each picture's time: its camera, and depth there."""
+
+    camera_from_world: Float64[Tensor, "K 4 4"]
+    intrinsics: Float64[Tensor, "K 3 3"]
+    depth: Float32[Tensor, "K H W"]
+
+    @staticmethod
+    def of(world: World, source: CameraPath, at: list[int]) -> "_Shown":
+        depth = render_views(world, source, at).depth.cpu()
+        return _Shown(camera_from_world=source.camera_from_world[at], intrinsics=source.intrinsics[at], depth=depth)
+
+    def shows(self, points: Float64[Tensor, "K P 3"]) -> Bool[Tensor, "K P"]:
+        """Whether points are inside the view and not behind what it shows; to a pixel, unlike :func:`track2view.scenes.shown_by`."""
+        height, width = self.depth.shape[1:]
+        pixels, depth = project(points, self.camera_from_world, self.intrinsics)
+        column, row = pixels[..., 0].long().clamp(0, width - 1), pixels[..., 1].long().clamp(0, height - 1)
+        found = self.depth[torch.arange(len(points))[:, None], row, column]
+        return inside(pixels, (height, width)) & (depth > NEAREST_METRES) & (depth < found * SAME_SURFACE)
+
+
+Rows = TypeVar("Rows", _State, _Shown, CameraFit)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class _Level:
     """Pictures at one size of the pyramid, and what it takes to render what they should show.
 
@@ -164,6 +195,7 @@ class _Level:
         times: the world's, of each picture.
         pictures: smoothed, in [0, 1].
         moving: which solids move.
+        shown: what to leave out besides; None for nothing.
     """
 
     world: World
@@ -172,6 +204,7 @@ class _Level:
     times: list[int]
     pictures: Float32[Tensor, "K 3 H W"]
     moving: Bool[Tensor, "S"]
+    shown: _Shown | None
 
     def of(self, chosen: Int64[Tensor, "k"]) -> "_Level":
         return replace(
@@ -179,6 +212,7 @@ class _Level:
             intrinsics=self.intrinsics[chosen],
             times=[self.times[index] for index in chosen.tolist()],
             pictures=self.pictures[chosen],
+            shown=None if self.shown is None else _rows(self.shown, chosen),
         )
 
     def render(self, poses: Float64[Tensor, "K 4 4"], brightness: Float32[Tensor, "K M 3"]) -> _State:
@@ -186,20 +220,23 @@ class _Level:
         views = render_views(self.world, camera, self.times, camera_frames=list(range(len(poses))))
         depth, solid = views.depth.cpu(), views.solid.cpu()
         known = depth.isfinite() & (depth > NEAREST_METRES)
-        left_out = max_pool2d((self.moving[solid] | ~known).float(), 3, 1, 1) > 0
+        left_out = self.moving[solid] | ~known
+        if self.shown is not None:
+            pixels = pixel_centres(*self.size).double().reshape(1, -1, 2).expand(len(poses), -1, 2)
+            points = unproject(pixels, torch.where(known, depth, 1.0).double().flatten(1), poses, self.intrinsics)
+            left_out |= ~self.shown.shows(points).reshape(left_out.shape)
         return _State(
             poses=poses,
             brightness=brightness,
             terms=_terms(views.colour.cpu().float() / 255),
             near=max_pool2d(torch.where(known, 1 / depth, 0.0), 3, 1, 1),
-            used=~left_out,
+            used=max_pool2d(left_out.float(), 3, 1, 1) == 0,
         )
 
 
-Rows = TypeVar("Rows", _State, CameraFit)
-
-
-def _pyramid(world: World, frames: UInt8[Tensor, "T 3 H W"], commanded: CameraPath, at: list[int]) -> list[_Level]:
+def _pyramid(
+    world: World, frames: UInt8[Tensor, "T 3 H W"], commanded: CameraPath, source: CameraPath | None, at: list[int]
+) -> list[_Level]:
     """Coarsest first; two levels at least."""
     height, width = commanded.size
     halvings = max(1, math.floor(math.log2(min(height, width) / SEARCH_SIDE)))
@@ -210,7 +247,8 @@ def _pyramid(world: World, frames: UInt8[Tensor, "T 3 H W"], commanded: CameraPa
         size = max(1, round(height / 2**halved)), max(1, round(width / 2**halved))
         small = _blurred(interpolate(pictures, size=size, mode="area"), SMOOTHING)
         intrinsics = commanded.resized(size).intrinsics[at]
-        levels.append(_Level(world=world, size=size, intrinsics=intrinsics, times=at, pictures=small, moving=moving))
+        shown = None if source is None else _Shown.of(world, source.resized(size), at)
+        levels.append(_Level(world=world, size=size, intrinsics=intrinsics, times=at, pictures=small, moving=moving, shown=shown))
     return levels
 
 
@@ -367,7 +405,7 @@ def _moved(poses: Float64[Tensor, "K 4 4"], step: Float64[Tensor, "K 6"]) -> Flo
     return torch.from_numpy(np.ascontiguousarray(moved.as_matrix()))
 
 
-def _tensors(record: _State | CameraFit) -> dict[str, Tensor]:
+def _tensors(record: _State | _Shown | CameraFit) -> dict[str, Tensor]:
     return {each.name: value for each in fields(record) if isinstance(value := getattr(record, each.name), Tensor)}
 
 
