@@ -77,7 +77,9 @@ def test_what_moves_does_not_move_the_camera(commanded: CameraPath) -> None:
         world_from_solid=ahead @ rigid(turns, torch.zeros(3, 3, dtype=torch.float64)),
     )
     known = replace(world, solids=(*world.solids, ball))
-    further = ball.world_from_solid @ rigid(rotation_about("y", torch.tensor(3.0, dtype=torch.float64)), torch.zeros(3, dtype=torch.float64))
+    further = ball.world_from_solid @ rigid(
+        rotation_about("y", torch.tensor(3.0, dtype=torch.float64)), torch.zeros(3, dtype=torch.float64)
+    )
     filmed = replace(world, solids=(*world.solids, replace(ball, world_from_solid=further)))
     fit = estimate_cameras(known, render_path(filmed, commanded).colour, commanded, [1])
     rotation, translation = pose_errors(fit.world_from_camera, commanded.world_from_camera[1:2])

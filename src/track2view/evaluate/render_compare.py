@@ -247,7 +247,8 @@ def _pyramid(
         size = max(1, round(height / 2**halved)), max(1, round(width / 2**halved))
         small = _blurred(interpolate(pictures, size=size, mode="area"), SMOOTHING)
         intrinsics = commanded.resized(size).intrinsics[at]
-        shown = None if source is None else _Shown.of(world, source.resized(size), at)
+        sought = halved == halvings  # the search looks at everything: little of a far-off view may be shown where it starts
+        shown = None if source is None or sought else _Shown.of(world, source.resized(size), at)
         levels.append(_Level(world=world, size=size, intrinsics=intrinsics, times=at, pictures=small, moving=moving, shown=shown))
     return levels
 
@@ -320,9 +321,7 @@ def _judged(level: _Level, state: _State, last_step: Float64[Tensor, "K"]) -> Ca
     )
 
 
-def _normal_equations(
-    level: _Level, state: _State, scale: Float32[Tensor, "K"]
-) -> tuple[Float64[Tensor, "K n n"], Float64[Tensor, "K n"]]:
+def _normal_equations(level: _Level, state: _State, scale: Float32[Tensor, "K"]) -> tuple[Float64[Tensor, "K n n"], Float64[Tensor, "K n"]]:
     """Weighted Gauss-Newton's matrix and right side, for a rotation vector and a translation in the camera's axes, then brightness."""
     count, terms, channels = state.brightness.shape
     residual = (state.fitted - level.pictures).flatten(2)
