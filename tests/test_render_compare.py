@@ -56,7 +56,7 @@ def test_neither_tint_nor_blur_moves_the_camera(world: World, commanded: CameraP
     true = displaced(commanded, TURN, WAY)
     frames = render_path(world, true).colour[1:].float()
     tinted = frames * torch.tensor([0.7, 0.85, 0.6])[:, None, None] + torch.tensor([40.0, 5.0, 20.0])[:, None, None]
-    blurred = torch.nn.functional.avg_pool2d(torch.nn.functional.pad(tinted, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    blurred = torch.nn.functional.avg_pool2d(torch.nn.functional.pad(tinted, (2, 2, 2, 2), mode="replicate"), 5, 1)
     still = torch.cat([torch.zeros_like(frames[:1]), blurred]).round().clamp(0, 255).to(torch.uint8)
     fit = estimate_cameras(world, still, commanded, [2])
     assert bool(fit.converged.all())
@@ -84,9 +84,9 @@ def test_what_moves_does_not_move_the_camera(commanded: CameraPath) -> None:
     fit = estimate_cameras(known, render_path(filmed, commanded).colour, commanded, [1])
     rotation, translation = pose_errors(fit.world_from_camera, commanded.world_from_camera[1:2])
     assert bool(fit.converged.all())
-    assert float(fit.used) < 0.8
     assert float(rotation) < 0.005
     assert float(translation) < 0.001
+    assert float(fit.used) < 0.8
 
 
 def test_what_the_source_does_not_show_is_left_out(world: World, commanded: CameraPath) -> None:
