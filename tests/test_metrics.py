@@ -8,7 +8,11 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from track2view.geometry import rigid, rotation_about
 from track2view.metrics import path_errors, psnr, ssim, track_scores
+from track2view.metrics.paths import path_length, pose_errors
 from track2view.records import CameraPath, TrackSet
+
+
+CORNER = [[0.0, 0, 0], [3.0, 0, 0], [3.0, 0, 4.0]]
 
 
 def path(frames: int = 12) -> CameraPath:
@@ -51,6 +55,16 @@ def test_path_errors_forgive_a_similarity_and_nothing_else() -> None:
     assert 1 < path_errors(replace(truth, world_from_camera=shifted), truth).ate_percent < 10
     zoomed = replace(truth, intrinsics=truth.intrinsics * torch.tensor([[1.1], [1.1], [1.0]], dtype=torch.float64))
     assert path_errors(zoomed, truth).focal_percent == pytest.approx(10.0)
+
+
+def test_pose_errors_align_nothing() -> None:
+    truth = path(3)
+    turn = rigid(rotation_about("x", torch.tensor(1e-6, dtype=torch.float64)), torch.tensor([0.0, 0.3, 0.4], dtype=torch.float64))
+    rotation, translation = pose_errors(truth.world_from_camera @ turn, truth.world_from_camera)
+    assert rotation.tolist() == pytest.approx([1e-6] * 3, rel=1e-3)  # a float32 arc cosine would say 0
+    assert translation.tolist() == pytest.approx([0.5] * 3)
+    corner = replace(truth, world_from_camera=rigid(torch.eye(3, dtype=torch.float64).expand(3, 3, 3), torch.tensor(CORNER).double()))
+    assert path_length(corner) == pytest.approx(7.0)
 
 
 def test_track_scores_by_hand() -> None:

@@ -153,12 +153,13 @@ def score_clip(truth: PairTruth, clip: UInt8[Tensor, "T 3 H W"]) -> PairScore:
     if clip.shape != truth.target.colour.shape:
         raise UserError(f"the clip is {list(clip.shape)}, the truth {list(truth.target.colour.shape)}; make both of one size and length")
     at = list(range(LATENT_STRIDE, len(clip), LATENT_STRIDE))
+    fit = estimate_cameras(truth.world, clip, truth.target_camera, at, source=truth.source_camera)
     return PairScore(
         pair=truth.pair,
         everywhere=_fidelity(clip, truth.target.colour, torch.ones_like(truth.seen)),
         seen=_fidelity(clip, truth.target.colour, truth.seen),
         disoccluded=_fidelity(clip, truth.target.colour, ~truth.seen),
-        camera=camera_errors(estimate_cameras(truth.world, clip, truth.target_camera, at), truth.target_camera),
+        camera=camera_errors(fit, truth.target_camera),
     )
 
 

@@ -1,0 +1,214 @@
+"""Cameras found by rendering: slope, floors, basin, pictures of something else; prints Markdown (docs/benchmarks.md records it).
+
+    python benchmarks/render_compare.py               all of it
+    python benchmarks/render_compare.py floors        one of slope, floors, basin, others, pairs
+
+17 frames of 64×112 of 8 worlds of the validation split, each seen by the pair of cameras that its seed draws; cameras of four
+frames. No constant was chosen on these worlds. "Converged" is what `estimate_cameras` says; all else is of frames that did.
+"""
+
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Float64, UInt8
+from scipy.spatial.transform import RigidTransform
+from torch import Tensor
+
+from track2view.evaluate import (
+    CameraFit,
+    Pair,
+    PairScore,
+    PairTruth,
+    copy_of_source,
+    estimate_cameras,
+    exact_warp,
+    score_clip,
+    score_many,
+    true_pair,
+)
+from track2view.metrics.paths import pose_errors
+from track2view.records import CameraPath
+from track2view.scenes import render_path, split_seed
+
+FRAMES, SIZE = 17, (64, 112)
+AT = [4, 8, 12, 16]
+WORLDS = range(8)
+DEGREES, CENTIMETRES = (0.1, 0.5, 2.0, 4.0), (1.0, 5.0, 20.0)
+BASIN = (4.0, 8.0, 12.0, 16.0, 20.0)
+NOISE, QUALITY = 10.0, 50
+
+
+def main() -> None:
+    parts = {"slope": slope, "floors": floors, "basin": basin, "others": others, "pairs": pairs}
+    for name in sys.argv[1:] or parts:
+        parts[name]()
+        print(flush=True)
+
+
+def slope() -> None:
+    """What is found of an injected offset, along it."""
+    print("| injected | found | standard deviation | converged |\n|---|---|---|---|")
+    for unit, injected in (("°", DEGREES), ("cm", CENTIMETRES)):
+        pairs_of = []
+        for size in injected:
+            found, converged = [], []
+            for random, truth in truths():
+                offset = offset_of(random, size, unit)
+                clip = render_path(truth.world, moved(truth.target_camera, offset)).colour
+                fit = estimate(truth, clip)
+                seen = twists(truth.target_camera, fit) @ offset / offset.norm() * (math.degrees(1) if unit == "°" else 100)
+                found += seen[fit.converged].tolist()
+                converged += fit.converged.tolist()
+            pairs_of += [(size, each) for each in found]
+            print(f"| {size:g} {unit} | {np.mean(found):.3f} | {np.std(found):.3f} | {sum(converged)} of {len(converged)} |", flush=True)
+        x, y = np.array(pairs_of).T
+        print(f"| slope, {unit} | {x @ y / (x @ x):.4f} | | |")
+
+
+def floors() -> None:
+    """Errors where the clip is of the commanded camera."""
+    kinds: dict[str, Callable[[PairTruth, np.random.Generator], Tensor]] = {
+        "true": lambda truth, _: truth.target.colour,
+        "blurred, σ 1 px": lambda truth, _: each_image(truth.target.colour, lambda image: cv2.GaussianBlur(image, (0, 0), 1.0)),
+        "blurred, σ 3 px": lambda truth, _: each_image(truth.target.colour, lambda image: cv2.GaussianBlur(image, (0, 0), 3.0)),
+        f"JPEG, quality {QUALITY}": lambda truth, _: each_image(truth.target.colour, compressed),
+        f"noise, σ {NOISE:g} of 255": lambda truth, random: each_image(
+            truth.target.colour, lambda image: np.clip(image + random.normal(0, NOISE, image.shape), 0, 255).astype(np.uint8)
+        ),
+        "warp with exact depth": lambda truth, _: exact_warp(truth),
+    }
+    print("| clip | rotation °: median, 95 %, worst | translation cm | residual, of 255 | converged |\n|---|---|---|---|---|")
+    for name, clip_of in kinds.items():
+        fits = [(truth, estimate(truth, clip_of(truth, random))) for random, truth in truths()]
+        rotation, centimetres = gathered([(truth.target_camera, fit) for truth, fit in fits])
+        residual = torch.cat([fit.residual for _, fit in fits]).median()
+        print(f"| {name} | {spread(rotation, 3)} | {spread(centimetres, 2)} | {float(residual):.1f} | {share(fits)} |", flush=True)
+
+
+def basin() -> None:
+    """Clips of cameras turned away from the commanded one about any axis."""
+    print("| turned by | converged | worst error of these, ° | error of the others, ° |\n|---|---|---|---|")
+    for degrees in BASIN:
+        fits = []
+        for random, truth in truths():
+            camera = moved(truth.target_camera, offset_of(random, degrees, "°"))
+            fits.append((camera, estimate(truth, render_path(truth.world, camera).colour)))
+        rotation, _ = gathered(fits)
+        lost, _ = gathered([(camera, replace(fit, converged=~fit.converged)) for camera, fit in fits])
+        print(f"| {degrees:g}° | {share(fits)} | {max(rotation, default=math.nan):.3f} | {spread(lost, 1)} |", flush=True)
+
+
+def others() -> None:
+    """Clips that are not of the commanded camera at all."""
+    print(
+        "| clip | truly apart ° | converged | those: found from where it truly is, ° | found from the commanded, ° |\n|---|---|---|---|---|"
+    )
+    copies, strangers, apart = [], [], []
+    for _, truth in truths():
+        fit = estimate(truth, copy_of_source(truth))
+        copies.append((truth, fit))
+        between, _ = pose_errors(truth.source_camera.world_from_camera[AT], truth.target_camera.world_from_camera[AT])
+        apart += between.tolist()
+        seed = truth.pair.seed + 500
+        strangers.append((truth, estimate(truth, true_pair(replace(truth.pair, seed=seed), frames=FRAMES, size=SIZE).target.colour)))
+    wrong, commanded = gathered([(truth.source_camera, fit) for truth, fit in copies])[0], gathered_from_commanded(copies)
+    print(f"| the source's | {spread(apart, 1)} | {share(copies)} | {spread(wrong, 3)} | {spread(commanded, 1)} |")
+    print(f"| another world's | – | {share(strangers)} | – | {spread(gathered_from_commanded(strangers), 1)} |")
+
+
+def pairs() -> None:
+    """Scores of the controls, and how long they take."""
+    scores: dict[str, list[PairScore]] = {"warp with exact depth": [], "copy of the source": []}
+    seconds: dict[str, float] = dict.fromkeys(("truth", *scores), 0.0)
+    for index in WORLDS:
+        started = time.perf_counter()
+        truth = truth_of(index)
+        seconds["truth"] += time.perf_counter() - started
+        for name, clip_of in zip(scores, (exact_warp, copy_of_source), strict=True):
+            started = time.perf_counter()
+            scores[name].append(score_clip(truth, clip_of(truth)))
+            seconds[name] += time.perf_counter() - started
+    names = ("psnr", "psnr_seen", "psnr_disoccluded", "ssim_seen", "rotation", "translation", "converged", "auc")
+    print(f"| clip | {' | '.join(names)} | s a pair |\n|{'---|' * (len(names) + 2)}")
+    for name, each in scores.items():
+        means = score_many(each)
+        cells = [f"{means[key].mean:.2f} ({means[key].low:.2f} … {means[key].high:.2f})" for key in names]
+        print(f"| {name} | {' | '.join(cells)} | {seconds[name] / len(WORLDS):.1f} |")
+    print(f"\nRendering the truth: {seconds['truth'] / len(WORLDS):.1f} s a pair; {torch.get_num_threads()} threads.")
+
+
+def truths() -> Iterator[tuple[np.random.Generator, PairTruth]]:
+    for index in WORLDS:
+        yield np.random.default_rng(index), truth_of(index)
+
+
+def truth_of(index: int) -> PairTruth:
+    seed = split_seed("validation", index)
+    source, target = (f"cam{number + 1:02d}" for number in np.random.default_rng([seed, 6]).permutation(10)[:2])
+    return true_pair(Pair(seed=seed, source=source, target=target), frames=FRAMES, size=SIZE)
+
+
+def estimate(truth: PairTruth, clip: UInt8[Tensor, "T 3 H W"]) -> CameraFit:
+    return estimate_cameras(truth.world, clip, truth.target_camera, AT, source=truth.source_camera)
+
+
+def offset_of(random: np.random.Generator, size: float, unit: str) -> Float64[Tensor, "6"]:
+    """A rotation (size in degrees) or translation (in cm) about or along any axis, as exponential coordinates."""
+    axis = random.normal(size=3)
+    axis = torch.from_numpy(axis / np.linalg.norm(axis))
+    none = torch.zeros(3, dtype=torch.float64)
+    return torch.cat([axis * math.radians(size), none]) if unit == "°" else torch.cat([none, axis * size / 100])
+
+
+def moved(camera: CameraPath, offset: Float64[Tensor, "6"]) -> CameraPath:
+    """A camera displaced in its own axes."""
+    step = torch.from_numpy(RigidTransform.from_exp_coords(offset.numpy()).as_matrix())
+    return replace(camera, world_from_camera=camera.world_from_camera @ step)
+
+
+def twists(camera: CameraPath, fit: CameraFit) -> Float64[Tensor, "K 6"]:
+    """Found offsets, as exponential coordinates in the commanded camera's axes."""
+    between = camera.camera_from_world[AT] @ fit.world_from_camera
+    return torch.from_numpy(RigidTransform.from_matrix(between.numpy()).as_exp_coords())
+
+
+def gathered(fits: list[tuple[CameraPath, CameraFit]]) -> tuple[list[float], list[float]]:
+    """Degrees and centimetres from where the cameras truly are, of what converged."""
+    degrees, centimetres = [], []
+    for camera, fit in fits:
+        rotation, translation = pose_errors(fit.world_from_camera, camera.world_from_camera[AT])
+        degrees += rotation[fit.converged].tolist()
+        centimetres += (100 * translation[fit.converged]).tolist()
+    return degrees, centimetres
+
+
+def gathered_from_commanded(fits: list[tuple[PairTruth, CameraFit]]) -> list[float]:
+    return gathered([(truth.target_camera, fit) for truth, fit in fits])[0]
+
+
+def spread(values: list[float], digits: int) -> str:
+    return ", ".join(f"{each:.{digits}f}" for each in np.percentile(values, [50, 95, 100])) if values else "–"
+
+
+def share(fits: list) -> str:
+    converged = torch.cat([fit.converged for _, fit in fits])
+    return f"{int(converged.sum())} of {len(converged)}"
+
+
+def each_image(clip: UInt8[Tensor, "T 3 H W"], change: Callable[[np.ndarray], np.ndarray]) -> UInt8[Tensor, "T 3 H W"]:
+    images = [np.ascontiguousarray(change(np.ascontiguousarray(each.permute(1, 2, 0).numpy()))) for each in clip]
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+
+
+def compressed(image: np.ndarray) -> np.ndarray:
+    return cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1], cv2.IMREAD_COLOR)
+
+
+if __name__ == "__main__":
+    main()
