@@ -200,6 +200,8 @@ def test_what_cannot_be_made_is_refused_before_anything_is_computed(
     blind = replace(tracks, visible=torch.zeros_like(tracks.visible))
     with pytest.raises(UserError, match="no track is visible in the source view"):
         pipe(clip, blind, camera, target, FAST)
+    with pytest.raises(UserError, match="the clip has 18 frames, the target camera 17; give what belongs to this clip"):
+        pipe(clip, tracks, camera, target[:17], FAST)
     monkeypatch.setattr(diffusion.psutil, "virtual_memory", type("Memory", (), {"available": 1.5e9}))
     with pytest.raises(UserError, match=r"needs about 1\.\d GB, you have 1\.5: use --dtype bfloat16, a smaller --size"):
         pipe(*shot, FAST)

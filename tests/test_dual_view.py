@@ -163,7 +163,7 @@ def test_checkpointing_changes_no_gradient(attention: str) -> None:
 
 
 def test_what_does_not_fit_is_refused_by_name() -> None:
-    with pytest.raises(UserError, match="width 16, this base has 24"):
+    with pytest.raises(UserError, match="token_width: expected this base's 24, got 16"):
         DualViewModel(tiny_transformer(), TrackConditioner(token_width=16, width=24, layers=1, heads=3))
     with pytest.raises(UserError, match="text-to-video"):
         DualViewModel(tiny_transformer(in_channels=36), TrackConditioner(token_width=WIDTH, width=24, layers=1, heads=3))

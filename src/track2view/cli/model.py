@@ -37,6 +37,27 @@ class NewModel:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ImportModel:
+    """Make a base and adapter of other people's published weights: OUT/base and OUT/adapter."""
+
+    kind: tyro.conf.Positional[Literal["recammaster"]]
+    """Whose."""
+    checkpoint: tyro.conf.Positional[Path]
+    """Their file, .ckpt or .safetensors."""
+    base: tyro.conf.Positional[Path]
+    """Folder of the Wan model that they trained, in diffusers' layout."""
+    out: tyro.conf.Positional[Path]
+    """Folder to write."""
+
+    def run(self) -> None:
+        """Write them."""
+        from track2view.model.recammaster import convert_recammaster
+
+        convert_recammaster(self.checkpoint, self.base, self.out)
+        print(f"{self.out / 'base'}\n{self.out / 'adapter'}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelInfo:
     """Print what a base and adapter are, and what a video costs with them."""
 
@@ -82,6 +103,7 @@ class Model:
 
     do: tyro.conf.OmitSubcommandPrefixes[
         Annotated[NewModel, tyro.conf.subcommand("new")]
+        | Annotated[ImportModel, tyro.conf.subcommand("import")]
         | Annotated[ModelInfo, tyro.conf.subcommand("info")]
         | Annotated[ExportComfy, tyro.conf.subcommand("export-comfy")]
     ]

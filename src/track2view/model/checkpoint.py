@@ -220,10 +220,10 @@ def load_adapter(
     if record.lora_rank:
         add_lora(transformer, record.lora_rank, record.lora_alpha)
         _fill_lora(transformer, folder / "lora" / LORA_FILE)
-    if conditioner.config["token_width"] != width:
-        raise UserError(
-            f"{folder / 'conditioner/config.json'}: token_width: expected this base's {width}, got {conditioner.config['token_width']}"
-        )
+    try:
+        conditioner.check_base(width, len(transformer.blocks))
+    except UserError as error:
+        raise UserError(f"{folder / 'conditioner/config.json'}: {error}") from None
     model = DualViewModel(transformer, conditioner, record.modes)
     if model.view_embedding is not None:
         path = folder / "view_embedding.safetensors"

@@ -24,7 +24,10 @@ COUNTS_OF_CONDITIONER = ("width", "layers", "bands")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shape:
-    """The sizes that a model's cost depends on."""
+    """The sizes that a model's cost depends on.
+
+    Those of the conditioner are 0 for one that does not have them (of camera poses): its own cost is next to nothing.
+    """
 
     blocks: int
     width: int
@@ -45,7 +48,7 @@ class Shape:
         """
         base, own = transformer.config, conditioner.config
         patch = base["patch_size"]
-        counts = {name: base[name] for name in COUNTS_OF_BASE} | {name: own[name] for name in COUNTS_OF_CONDITIONER}
+        counts = {name: base[name] for name in COUNTS_OF_BASE} | {name: own[name] for name in COUNTS_OF_CONDITIONER if name in own}
         for name, value in counts.items():
             if not isinstance(value, int) or value < 1:
                 raise UserError(f"config.json: {name}: expected a positive whole number, got {value}")
@@ -55,9 +58,9 @@ class Shape:
             feed_forward=base["ffn_dim"],
             patch_values=base["in_channels"] * patch[0] * patch[1] * patch[2],
             text_width=base["text_dim"],
-            conditioner_width=own["width"],
-            conditioner_layers=own["layers"],
-            conditioner_bands=own["bands"],
+            conditioner_width=own.get("width", 0),
+            conditioner_layers=own.get("layers", 0),
+            conditioner_bands=own.get("bands", 0),
             lora_rank=lora_rank,
         )
 

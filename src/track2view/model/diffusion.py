@@ -15,15 +15,13 @@ from torch import Tensor
 
 from track2view.errors import UserError, notice
 from track2view.model.checkpoint import AdapterRecord, load_adapter, load_transformer, load_vae, lora_as_base, save_adapter
-from track2view.model.conditioners.protocol import Conditioning
-from track2view.model.conditioners.tracks import TrackCondition
+from track2view.model.conditioners.protocol import Conditioning, Given
 from track2view.model.cost import MEMORY_MODES, MemoryMode, Shape, memory_needed
 from track2view.model.dual_view import DualViewModel, Memory, attention_backends
 from track2view.model.latents import LatentGrid, Strides, decode, encode
 from track2view.model.parallel import trainable_parameters, whole_state
 from track2view.model.sampling import SOLVERS, Guidance, Velocity, denoise, noise_like, shifted_sigmas
 from track2view.model.text import NEGATIVE_PROMPT, PromptCache, encoder_parameters, load_text_encoder
-from track2view.pairing import pair_by_projection
 from track2view.records import CameraPath, Clip, Queries, TrackSet
 
 BY_SIZE = "use a smaller --size or fewer --frames"
@@ -143,14 +141,23 @@ class Track2ViewPipeline:
             preview: see :func:`track2view.model.sampling.denoise`; if it stops a window, later ones are not begun.
 
         Raises:
-            UserError: what :meth:`check` refuses, or no tracks seen (before anything is computed).
+            UserError: what :meth:`check` refuses, tracks or cameras of another length, or no tracks seen where the conditioner reads
+                them (before anything is computed).
         """
         settings = settings or DiffusionSettings()
         self.check(clip, settings)
-        if not bool(pair_by_projection(tracks, source_camera, target_camera).source.valid.any()):
+        for name, frames in (("tracks", tracks.xyz_world), ("source camera", source_camera), ("target camera", target_camera)):
+            if len(frames) != len(clip):
+                raise UserError(f"the clip has {len(clip)} frames, the {name} {len(frames)}; give what belongs to this clip")
+        windows = []
+        for window in plan_windows(len(clip), settings, self.strides):
+            grid = LatentGrid(frames=len(window), size=clip.size, strides=self.strides)
+            given = self.model.conditioner.given(*self._cut(tracks, source_camera, target_camera, window), grid)
+            windows.append(_Window(frames=window, grid=grid, given=given))
+        if not any(window.given.alive for window in windows):
             raise UserError("no track is visible in the source view; track more points, or check the source camera")
         try:
-            return self._refilmed(clip, tracks, source_camera, target_camera, settings, preview)
+            return self._refilmed(clip, windows, settings, preview)
         except torch.OutOfMemoryError:
             lower = MEMORY_MODES[MEMORY_MODES.index(settings.memory) + 1 :]
             remedy = f"use --memory {lower[0]}" if lower else self._smaller
@@ -170,34 +177,24 @@ class Track2ViewPipeline:
         self._check_memory(clip, settings)
 
     @torch.no_grad()
-    def _refilmed(
-        self,
-        clip: Clip,
-        tracks: TrackSet,
-        source_camera: CameraPath,
-        target_camera: CameraPath,
-        settings: DiffusionSettings,
-        preview: Preview | None,
-    ) -> Clip:
+    def _refilmed(self, clip: Clip, windows: "list[_Window]", settings: DiffusionSettings, preview: Preview | None) -> Clip:
         texts = self.prompts.encode([settings.prompt, settings.negative_prompt], self.device if settings.memory != "low" else "cpu")
         texts = tuple(text.to(self.device, self.model.transformer.dtype) for text in texts)
         done: list[UInt8[Tensor, "t 3 H W"]] = []
         tail: Float[Tensor, "1 3 t y x"] | None = None
         stopped = _Stopped(preview)
-        for number, window in enumerate(plan_windows(len(clip), settings, self.strides)):
-            grid = LatentGrid(frames=len(window), size=clip.size, strides=self.strides)
-            known = 0 if number == 0 else sum(map(len, done)) - window.start
-            pairs = pair_by_projection(*self._cut(tracks, source_camera, target_camera, window))
-            condition = TrackCondition.of(pairs, grid)
-            if not bool(condition.source.valid.any()):
-                notice(f"frames {window.start} to {window.stop - 1}: no track is seen there; only the source itself leads the result")
+        for number, window in enumerate(windows):
+            frames, grid = window.frames, window.grid
+            known = 0 if number == 0 else sum(map(len, done)) - frames.start
+            if not window.given.alive:
+                notice(f"frames {frames.start} to {frames.stop - 1}: no track is seen there; only the source itself leads the result")
             with self._vae_on_device(settings.memory):
-                source = encode(self.vae, grid.padded(clip.frames[window.start : window.stop]))
+                source = encode(self.vae, grid.padded(clip.frames[frames.start : frames.stop]))
                 beginning = None if tail is None else encode(self.vae, tail[:, :, -known:])
-            latents = self._denoised(source, beginning, condition, texts, replace(settings, seed=settings.seed + number), stopped)
+            latents = self._denoised(source, beginning, window.given, texts, replace(settings, seed=settings.seed + number), stopped)
             with self._vae_on_device(settings.memory):
                 video = decode(self.vae, latents, tiled=settings.memory != "fast")
-            tail = video[:, :, : len(window)]
+            tail = video[:, :, : len(frames)]
             done.append(grid.cut(video)[known:].cpu())
             if stopped.stopped:
                 break
@@ -207,7 +204,7 @@ class Track2ViewPipeline:
         self,
         source: Float[Tensor, "1 C F Y X"],
         beginning: Float[Tensor, "1 C f Y X"] | None,
-        condition: TrackCondition,
+        given: Given,
         texts: tuple[Float[Tensor, "1 L E"], ...],
         settings: DiffusionSettings,
         preview: Preview,
@@ -215,7 +212,7 @@ class Track2ViewPipeline:
         self._onto_device(settings.memory)
         dtype = self.model.transformer.dtype
         source = source.to(self.device, dtype)
-        conditioning = self.model.condition(source, condition.to(self.device))
+        conditioning = self.model.condition(source, given.to(self.device))
         velocity = velocity_of(self.model, source, conditioning, texts, batched=settings.batched)
         noise = noise_like(tuple(source.shape), settings.seed).to(self.device)
         latents = denoise(
@@ -285,6 +282,15 @@ class Track2ViewPipeline:
         fitting = [mode for mode in MEMORY_MODES[MEMORY_MODES.index(settings.memory) + 1 :] if needed(mode) <= free]
         remedy = f"use --memory {fitting[0]}" if fitting else self._smaller
         raise UserError(f"needs about {needed(settings.memory) / 1e9:.1f} GB, you have {free / 1e9:.1f}: {remedy}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Window:
+    """Frames of a clip that are made together, and what the conditioner reads of them."""
+
+    frames: range
+    grid: LatentGrid
+    given: Given
 
 
 def check_windows(settings: DiffusionSettings, strides: Strides) -> None:

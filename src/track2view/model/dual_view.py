@@ -148,7 +148,7 @@ class DualViewModel(nn.Module):
         modes: how views meet.
 
     Raises:
-        UserError: a transformer that is not text-to-video, or a conditioner of another width.
+        UserError: a transformer that is not text-to-video, or a conditioner that does not fit it.
     """
 
     _no_split_modules: ClassVar = ["DualViewBlock"]
@@ -156,8 +156,7 @@ class DualViewModel(nn.Module):
     def __init__(self, transformer: WanTransformer3DModel, conditioner: Conditioner, modes: DualViewModes | None = None) -> None:
         super().__init__()
         width = transformer.config["num_attention_heads"] * transformer.config["attention_head_dim"]
-        if conditioner.config["token_width"] != width:
-            raise UserError(f"the adapter was made for a base of width {conditioner.config['token_width']}, this base has {width}")
+        conditioner.check_base(width, len(transformer.blocks))
         if transformer.config["in_channels"] != transformer.config["out_channels"] or transformer.config["image_dim"] is not None:
             raise UserError("the base is not a Wan text-to-video model (it takes images or masks beside latents)")
         self._transformer = (transformer,)

@@ -4,10 +4,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import torch
 from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
 from jaxtyping import Float
 from torch import Tensor
+
+from track2view.errors import UserError
+from track2view.model.latents import LatentGrid
+from track2view.records import CameraPath, TrackSet
 
 
 class Views(NamedTuple):
@@ -53,12 +58,40 @@ class Conditioning(ABC):
         """For a batch that repeats the same clips ``times`` times."""
 
 
+@runtime_checkable
+class Given(Protocol):
+    """What a conditioner reads of a batch of clips and cameras, beside source tokens."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether it says anything of the target camera."""
+        ...
+
+    def to(self, device: torch.device) -> "Given":
+        """The same on another device."""
+        ...
+
+
 class Conditioner(ModelMixin, ConfigMixin, ABC):
     """A network from what it reads (paired tracks, poses, a guide) and the clean source's tokens to a :class:`Conditioning`.
 
     Its config has ``token_width``, the width D of the base that it fits. Weights of single blocks belong to its own tree.
     """
 
+    @staticmethod
+    @abstractmethod
+    def given(tracks: TrackSet, source: CameraPath, target: CameraPath, grid: LatentGrid) -> Given:
+        """What it reads of one clip and target camera; frames are the grid's, tracks are in the world of both cameras.
+
+        Raises:
+            UserError: cameras that do not fit the tracks or each other.
+        """
+
     @abstractmethod
     def forward(self, source_tokens: Float[Tensor, "B F h w D"], given: Any) -> Conditioning:
         """Evaluate once per clip and target camera."""
+
+    def check_base(self, width: int, blocks: int) -> None:
+        """Raise :class:`UserError` naming the field of its config that does not fit a base of this width and number of blocks."""
+        if self.config["token_width"] != width:
+            raise UserError(f"token_width: expected this base's {width}, got {self.config['token_width']!r:.60}")

@@ -16,7 +16,8 @@ from torch.utils.checkpoint import checkpoint
 from track2view.model.conditioners.bilinear import sample_tracks, scatter_tracks
 from track2view.model.conditioners.protocol import Conditioner, Conditioning, Views
 from track2view.model.latents import LatentGrid
-from track2view.records import PairedTracks, ViewTracks
+from track2view.pairing import pair_by_projection
+from track2view.records import CameraPath, PairedTracks, TrackSet, ViewTracks
 
 ROBUST_RANGE = (0.02, 0.98)
 BEYOND_RANGE = 0.5
@@ -51,6 +52,11 @@ class TrackCondition:
     source: ViewCondition
     target: ViewCondition
     confidence: Float[Tensor, "B F N"]
+
+    @property
+    def alive(self) -> bool:
+        """Whether any track is seen in the source."""
+        return bool(self.source.valid.any())
 
     def to(self, device: torch.device) -> "TrackCondition":
         """The same on another device."""
@@ -154,6 +160,11 @@ class TrackConditioner(Conditioner):
         self.out_proj = nn.Linear(width, token_width, bias=False)
         nn.init.zeros_(self.out_proj.weight)
         self.gradient_checkpointing = False
+
+    @staticmethod
+    def given(tracks: TrackSet, source: CameraPath, target: CameraPath, grid: LatentGrid) -> TrackCondition:
+        """Tracks as both cameras see them."""
+        return TrackCondition.of(pair_by_projection(tracks, source, target), grid)
 
     def forward(self, source_tokens: Float[Tensor, "B F h w D"], given: TrackCondition) -> TrackContext:
         """What to add to the source's and to the target's tokens before the first block; zeros if no track lives."""
