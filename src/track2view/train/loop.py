@@ -205,7 +205,7 @@ def _resumed(out: Path, now: RunRecord, plan: TrainingPlan) -> Checkpoint | None
     saved = Checkpoint.load(there[-1])
     if saved.record.data != now.data:
         raise UserError(f"{there[-1]}: was trained on other data; give those, or another OUT")
-    before = replace(plan, **saved.record.schedule)
+    before = replace(plan, **saved.record.schedule)  # pyrefly: ignore[bad-argument-type]
     if odd := [step for step in range(saved.record.step) if plan.rate_at(step) != before.rate_at(step)]:
         raise UserError(
             f"{there[-1]}: was planned for {before.steps} steps, now {plan.steps}; the learning rate would have differed from step "
