@@ -35,10 +35,12 @@ from track2view.train.plan import Sharding
 from track2view.train.processes import processes
 from track2view.train.state import checkpoints
 from track2view.train.task import Task
-from track2view.train.vae import PieceFeed, TrainableVae, VaeTask, lively, with_statistics
+from track2view.train.vae import PieceFeed, TrainableVae, VaeTask, lively
 from track2view.train.worlds import ClipLatents, WorldClips, WorldPairs, encode_worlds, is_dynamic, is_worlds, write_worlds
 
 VALIDATED, SAMPLED = 16, 4
+MINI_VAE = Path(__file__).parent / "weights/mini/vae"
+"""Comes with the package: docs/training.md says how it was trained."""
 SPARE = 1.2
 
 
@@ -80,7 +82,7 @@ def run(
 
 
 def make_micro_data(folder: Path) -> tuple[Path, Path]:
-    """One world, and a random base that encoded it, in ``folder``: what the recipe ``micro`` trains on. What is there is kept.
+    """One world, and a random base with the mini's VAE that encoded it, in ``folder``: what the recipe ``micro`` trains on. What is there is kept.
 
     Returns:
         The folders of data and of base.
@@ -89,10 +91,7 @@ def make_micro_data(folder: Path) -> tuple[Path, Path]:
     write_worlds(data, "train", range(1), frames=recipe.frames, size=recipe.size, grid=(recipe.queries.rows, recipe.queries.columns))
     if not base.exists():
         with tempfile.TemporaryDirectory(dir=folder) as place:
-            new_model("small", Path(place))
-            vae = load_vae(Path(place) / "base")
-            with_statistics(vae, WorldClips(data))
-            vae.save_config(Path(place) / "base/vae")
+            new_model("small", Path(place), vae=MINI_VAE)
             (Path(place) / "base").rename(base)
     encode_worlds(data, base)
     return data, base
