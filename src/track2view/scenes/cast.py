@@ -84,10 +84,11 @@ class Shots:
         return self._followed(self.light_matrix, self.light_start, picture, u, v)
 
     def _followed(self, matrix: Tensor, start: Tensor, picture: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        which = picture if len(matrix) > 1 else slice(None)  # one picture's row serves all its rays
-        rows = matrix.to(self.device, torch.float32).reshape(-1, 9).T[:, which]
+        rows, start = matrix.to(self.device, torch.float32).flatten(1).T, start.to(self.device, torch.float32).T
+        if len(matrix) > 1:  # else one picture's row serves all its rays
+            rows, start = rows.contiguous().index_select(1, picture), start.contiguous().index_select(1, picture)
         steps = torch.stack([rows[3 * row] * u + rows[3 * row + 1] * v + rows[3 * row + 2] for row in range(3)])
-        return start.to(self.device, torch.float32).T[:, which], steps
+        return start, steps
 
 
 def cast(

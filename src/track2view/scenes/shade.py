@@ -40,16 +40,17 @@ def shade(
         chosen = (solid == index).nonzero()[:, 0]
         if not len(chosen):
             continue
-        start, step = shots.rays(index, picture[chosen], u[chosen], v[chosen])
-        unit = (start + depth[chosen] * step).T
+        seen, far = picture[chosen], depth[chosen]
+        start, step = shots.rays(index, seen, u[chosen], v[chosen])
+        unit = (start + far * step).T
         half = each.half_extent.to(u.device, torch.float32)
         normal, face = _surface(each.shape, unit)
         piece[chosen] += face
-        to_light = (shots.light[:, index] * each.half_extent).to(u.device, torch.float32)[picture[chosen]]
+        to_light = (shots.light[:, index] * each.half_extent).to(u.device, torch.float32).index_select(0, seen)
         lambert = (normalize(normal / half, dim=-1) * to_light).sum(-1) * (-1.0 if index == 0 else 1.0)
         direct = lambert.clamp(min=0.0) * lit[chosen]
-        around = _around(start, step, unit, normal, shots.across_pixel(index, picture[chosen]), spread)
-        metres = metres_per_depth[chosen] * depth[chosen]
+        around = _around(start, step, unit, normal, shots.across_pixel(index, seen), spread)
+        metres = metres_per_depth[chosen] * far
         albedo = each.texture.colour(unit * half, around * half, metres)
         colour[chosen] = albedo * (world.light.ambient + (1 - world.light.ambient) * direct)[:, None] * tint
     return colour.clamp(max=1.0), piece
@@ -79,7 +80,8 @@ def _surface(shape: Shape, unit: Float32[Tensor, "n 3"]) -> tuple[Float32[Tensor
     if shape == "ellipsoid":
         return unit, torch.zeros(len(unit), dtype=torch.int64, device=unit.device)
     if shape == "box":
-        axis = unit.abs().argmax(-1)
+        x, y, z = unit.abs().unbind(-1)
+        axis = torch.where(z > torch.maximum(x, y), 2, (y > x).long())  # argmax, which is slow along three columns
         normal = torch.nn.functional.one_hot(axis, 3) * unit.sign()
         return normal, axis * 2 + (normal.sum(-1) > 0)
     on_cap = unit[:, 1].abs() > unit[:, [0, 2]].norm(dim=-1)
@@ -102,13 +104,14 @@ def _lit(
     for index, each in enumerate(world.solids):
         if index == 0:
             continue
-        centre = shots.light_centre[:, index].to(u.device, torch.float32)
-        across, along, towards = (points[axis] - centre[picture, axis] for axis in range(3))
+        centre = shots.light_centre[:, index].to(u.device, torch.float32).T.contiguous().index_select(1, picture)
+        across, along, towards = (points[axis] - centre[axis] for axis in range(3))
         radius = float(each.half_extent.norm())
         near = (across.square() + along.square() < radius * radius) & (towards < radius)
         chosen = near.nonzero()[:, 0]
-        start, step = shots.rays(index, picture[chosen], u[chosen], v[chosen])
-        way = shots.light[:, index].to(u.device, torch.float32)[picture[chosen]].T
+        seen = picture[chosen]
+        start, step = shots.rays(index, seen, u[chosen], v[chosen])
+        way = shots.light[:, index].to(u.device, torch.float32).index_select(0, seen).T
         enter, leave = span(each.shape, tuple(start + depth[chosen] * step), tuple(way))
         lit[chosen] &= ~((enter < leave) & (enter > NEAREST))
     return lit
