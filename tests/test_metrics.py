@@ -11,7 +11,6 @@ from track2view.metrics import path_errors, psnr, ssim, track_scores
 from track2view.metrics.paths import path_length, pose_errors
 from track2view.records import CameraPath, TrackSet
 
-
 CORNER = [[0.0, 0, 0], [3.0, 0, 0], [3.0, 0, 4.0]]
 
 
