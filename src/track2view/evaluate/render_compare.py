@@ -56,7 +56,7 @@ class CameraFit:
         world_from_camera: where not ``converged``, the last pose tried, which says nothing.
         converged: whether the steps came to rest at a camera whose rendering is like the picture, and the picture tells which.
         used: share of pixels that were compared: neither what moves, nor what the source does not show, nor pixels beside.
-        residual: robust standard deviation of what is left there once brightness and blur are fitted, in grey levels of 255.
+        residual: robust standard deviation of what is left there once brightness and blur are fitted, in grey levels of 255, 1 at least.
         correlation: of the picture with the fitted rendering there, weighted as in the fit; at most 1.
         deviation: predicted standard deviation of the rotation in degrees, as if no larger than 64×112: neighbours err alike.
     """
