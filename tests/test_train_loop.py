@@ -22,6 +22,9 @@ from train_support import PLAN, MadeUp, run, tiny_task
 
 from track2view.errors import Notice, UserError
 from track2view.model.parallel import trainable_parameters
+from track2view.train.adapter import AdapterTask
+from track2view.train.denoising import NoisyBatch, fixed_batches, with_choice
+from track2view.train.loop import USUAL_AFTER
 from track2view.train.plan import Order
 from track2view.train.state import Checkpoint, checkpoints
 
@@ -230,6 +233,46 @@ def test_numbers_that_are_none_stop_it_and_name_the_examples(tmp_path: Path) -> 
         assert str(there[-1]) in str(caught.value)
         assert all(bool(each.isfinite().all()) for each in newest(tmp_path).trained.values())
     run(tmp_path / "again", replace(PLAN, steps=2, warmup=0, decay=0))
+
+
+def test_a_gradient_far_from_the_usual_stops_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    losses_asked = 0
+    own = AdapterTask.loss
+
+    def loss(self: AdapterTask, model: torch.nn.Module, batch: NoisyBatch) -> Tensor:
+        nonlocal losses_asked
+        losses_asked += 1
+        return own(self, model, batch) * (1e3 if losses_asked > 2 * (USUAL_AFTER + 3) else 1.0)
+
+    monkeypatch.setattr(AdapterTask, "loss", loss)
+    plan = replace(PLAN, steps=80, warmup=0, decay=0, save_every=10, validate_every=80, learning_rate=1e-3)
+    with pytest.raises(UserError, match=r"50 times the usual .*step-00000050 is kept; the examples were pair"):
+        run(tmp_path, plan)
+
+
+@pytest.mark.parametrize(("tracks", "count"), [("all", 27), ("first", 13), ("half", 14), ("quarter", 7)])
+def test_fewer_tracks_are_the_same_ones_whenever_an_example_is_read(tracks: str, count: int) -> None:
+    example = MadeUp()[7]
+    fewer, again = (with_choice(MadeUp()[7], tracks).condition for _ in range(2))
+    assert fewer.confidence.shape[2] == count
+    for view in ("source", "target"):
+        assert torch.equal(getattr(fewer, view).uv, getattr(again, view).uv)
+        places = getattr(example.condition, view).uv[0, 0].tolist()
+        kept = [places.index(each) for each in getattr(fewer, view).uv[0, 0].tolist()]
+        assert kept == sorted(set(kept))
+        assert tracks != "first" or kept == list(range(13))
+    other = with_choice(MadeUp()[8], tracks)
+    assert other.condition.confidence.shape[2] > 0
+
+
+def test_validation_asks_the_same_each_time_whole_at_all_levels() -> None:
+    first, again = (next(fixed_batches(MadeUp(), [5])) for _ in range(2))
+    assert torch.equal(first.latents, again.latents)
+    assert first.timestep.tolist() == pytest.approx([100, 300, 500, 700, 900])
+    noise = (first.latents - (1 - first.timestep[:, None, None, None, None] / 1000) * MadeUp()[5].target) * 1000
+    assert torch.allclose(noise / first.timestep[:, None, None, None, None], noise[:1] / 100, atol=1e-4)
+    assert torch.equal(first.source[0], MadeUp()[5].source)
+    assert torch.equal(first.condition.source.valid[3], MadeUp()[5].condition.source.valid[0])
 
 
 @pytest.mark.parametrize("part", ["trained.safetensors", "optimiser.safetensors", "training.json"])

@@ -31,7 +31,9 @@ from track2view.train.state import Checkpoint, RunRecord, checkpoints, fill, loa
 from track2view.train.task import Feed, Task
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-ABNORMAL, USUAL_AFTER, USUAL_SHARE = 50.0, 50, 0.98
+ABNORMAL, USUAL_AFTER = 50.0, 50
+USUAL_SHARE, OUTLIER = 0.98, 5.0
+"""Of the running mean that stays at each step, and beyond how many times it a norm counts no more for it."""
 
 
 def train(
@@ -113,7 +115,7 @@ def train(
                 loss = here.agree(loss) / here.count
                 norm = _clipped(trained, plan.clip)
                 _refuse_abnormal(loss, norm, usual_norm, step, seen, out)
-                usual_norm = norm if usual_norm == 0 else USUAL_SHARE * usual_norm + (1 - USUAL_SHARE) * norm
+                usual_norm = USUAL_SHARE * usual_norm + (1 - USUAL_SHARE) * min(norm, OUTLIER * usual_norm) if step else norm
                 optimiser.step()
                 optimiser.zero_grad(set_to_none=True)
                 torch._foreach_lerp_(list(average.values()), [each.detach() for each in trained.values()], 1 - plan.average_at(step))
