@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from test_cache import small_disk
+from torch import Tensor
 from train_support import PLAN, MadeUp, run, tiny_task
 
 from track2view.errors import Notice, UserError

@@ -82,7 +82,7 @@ def run(
 
 
 def make_micro_data(folder: Path) -> tuple[Path, Path]:
-    """One world, and a random base with the mini's VAE that encoded it, in ``folder``: what the recipe ``micro`` trains on. What is there is kept.
+    """In ``folder``, what the recipe ``micro`` trains on: one world, and a random base with the mini's VAE. What is there is kept.
 
     Returns:
         The folders of data and of base.
