@@ -11,6 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from track2view.errors import UserError
 from track2view.model import dual_view
+from track2view.model.conditioners.camera import CameraConditioning
 from track2view.model.conditioners.protocol import Conditioning, Views
 from track2view.model.conditioners.tracks import TrackConditioner
 from track2view.model.dual_view import DualViewModel, DualViewModes
@@ -241,7 +242,11 @@ def compile_blocks(_: int, attention: str) -> None:
     """In a process where nothing checks types: Dynamo does not follow the checks."""
     dual_view.MAX_SCORES_BYTES = 1000
     model = tiny_model(DualViewModes(attention=attention))
-    conditions = [model.condition(SOURCE, random_condition(1, frames=5)), PerBlock(draw(7, 3, WIDTH), draw(8, WIDTH))]
+    conditions = [
+        model.condition(SOURCE, random_condition(1, frames=5)),
+        PerBlock(draw(7, 3, WIDTH), draw(8, WIDTH)),
+        CameraConditioning(embeddings=draw(9, 3, 1, 5, WIDTH)),
+    ]
     given = [(TARGET, TIME, (PROMPT, NOTHING), SOURCE, each) for each in conditions]
     expected = [model(*each) for each in given]
     model.compile_blocks("eager")

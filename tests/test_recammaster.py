@@ -21,7 +21,7 @@ from track2view.cameras import apply_move, parse_move, read_camera
 from track2view.errors import UserError
 from track2view.model.checkpoint import load_adapter, load_transformer, save_adapter
 from track2view.model.conditioners.camera import CameraCondition, CameraConditioner
-from track2view.model.diffusion import DiffusionSettings, Track2ViewPipeline
+from track2view.model.diffusion import DiffusionSettings, Track2ViewPipeline, velocity_of
 from track2view.model.dual_view import DualViewModel, DualViewModes
 from track2view.model.latents import WAN_STRIDES, LatentGrid
 from track2view.model.make import new_model
@@ -217,6 +217,17 @@ def test_cameras_that_do_not_fit_are_named() -> None:
 def test_a_fresh_conditioner_changes_nothing(base: Path) -> None:
     model = DualViewModel(load_transformer(base), CameraConditioner(token_width=WIDTH, blocks=BLOCKS), DualViewModes(timestep="shared"))
     assert torch.equal(model(TARGET, TIME, (TEXT,), SOURCE, POSES)[0], model(TARGET, TIME, (TEXT,), SOURCE)[0])
+
+
+@torch.no_grad()
+def test_guidance_at_once_keeps_each_clip_its_camera(made: Path) -> None:
+    model = loaded(made)
+    clips, poses = torch.cat([TARGET, TARGET]), CameraCondition(poses=draw(5, 2, FRAMES, 12))
+    texts = tuple(draw(seed, 2, 7, 32) for seed in (6, 7))
+    conditioning = model.condition(clips, poses)
+    found = [velocity_of(model, clips, conditioning, texts, batched=batched)(clips, TIME.repeat(2), 2) for batched in (False, True)]
+    assert not torch.allclose(found[0][0][0], found[0][0][1], atol=1e-2)
+    assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(*found, strict=True))
 
 
 def test_it_trains_with_checkpointing_as_without(made: Path) -> None:
