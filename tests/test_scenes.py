@@ -19,6 +19,7 @@ from track2view.scenes import (
     make_world,
     render_path,
     render_view,
+    render_views,
     shown_by,
     stream_pairs,
     track_points,
@@ -139,6 +140,16 @@ def test_many_pictures_at_once_are_those_of_one_at_a_time() -> None:
         assert torch.equal(together.solid[frame], alone.solid)
         assert torch.allclose(together.depth[frame], alone.depth, rtol=1e-5)
         assert int((together.colour[frame].int() - alone.colour.int()).abs().max()) <= 1
+
+
+def test_pictures_of_times_far_apart_have_each_its_own_shadows() -> None:
+    world, camera = make_varied_world(8, frames=81, dynamic=True), make_rig(8, frames=81, size=SIZE)["cam03"]
+    times = [0, 40, 80]
+    together = render_views(world, camera, times, camera_frames=[0, 0, 0])
+    for index, frame in enumerate(times):
+        alone = render_view(world, camera, frame, camera_frame=0)
+        assert int((together.colour[index].int() - alone.colour.int()).abs().max()) <= 1
+    assert not torch.equal(together.colour[0], together.colour[2])
 
 
 def test_a_stream_is_of_the_worlds_that_are_exported() -> None:
