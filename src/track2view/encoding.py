@@ -4,24 +4,17 @@ The folder has ``encoding.json`` (:class:`EncodingRecord`) and the shards ``late
 """
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
-from torch import Tensor
 
 from track2view.errors import UserError
 from track2view.files import read_record, write_record
 from track2view.framing import Framing
 from track2view.model.latents import LatentGrid, Strides
-from track2view.model.text import encode_prompt, fingerprint, load_text_encoder
 from track2view.records import Size
-from track2view.shards import fill_shards, missing_keys
 
 FORMAT = "track2view.encoding/3"
 NAME = "encoding.json"
-CAPTIONS_PER_SHARD = 256
 REMEDY = "delete the folder and run `track2view curate encode` again"
 
 
@@ -89,27 +82,3 @@ def latents_key(sample: str, view: str) -> str:
 def caption_key(caption: str) -> str:
     """The key of a caption's encoder states."""
     return hashlib.sha256(caption.encode()).hexdigest()[:32]
-
-
-def encoded_folder(data: Path, base: Path, size: Size | None = None) -> Path:
-    """Where samples of a folder lie as a base encodes them, at their own size or another: named after the base's weights."""
-    folder = data / "encoded" / f"{base.name}-{fingerprint(base / 'vae')[:8]}{fingerprint(base / 'text_encoder')[:8]}"
-    return folder if size is None else folder.with_name(f"{folder.name}-{size[0]}x{size[1]}")
-
-
-def encode_captions(captions: Sequence[str], base: Path, folder: Path, device: torch.device | str) -> None:
-    """Encoder states to shards in ``folder``, float32 as inference has them, without their end of zeros; what is there is kept."""
-    by_key = {caption_key(caption): caption for caption in captions}
-    if not (left := missing_keys(folder, list(by_key))):
-        return
-    tokenizer, encoder = load_text_encoder(base, torch.float32, device)
-
-    def states_of(keys: list[str]) -> dict[str, Tensor]:
-        found = {}
-        for key in keys:
-            states = encode_prompt(tokenizer, encoder, by_key[key], "cpu")[0]
-            length = max(1, int(states.abs().amax(1).nonzero().max()) + 1)
-            found[key] = states[:length].clone()
-        return found
-
-    fill_shards(folder, left, CAPTIONS_PER_SHARD, "text", states_of)

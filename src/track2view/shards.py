@@ -5,7 +5,7 @@ once, whole.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from track2view.claims import claimed
 from track2view.errors import UserError
 from track2view.files import atomic_path
 from track2view.progress import progress
@@ -42,24 +41,6 @@ def write_index(folder: Path) -> int:
     rows.sort(key=lambda row: row["key"])
     write_table(folder / "index.parquet", pyarrow.Table.from_pylist(rows, schema=SCHEMA))
     return len(rows)
-
-
-def missing_keys(folder: Path, keys: list[str]) -> list[str]:
-    """Those that no shard of a folder holds yet."""
-    there = ShardReader(folder) if (folder / "index.parquet").exists() else ()
-    return [key for key in keys if key not in there]
-
-
-def fill_shards(folder: Path, keys: list[str], size: int, what: str, compute: Callable[[list[str]], dict[str, Tensor]]) -> None:
-    """Write shards of ``size`` keys each, named after these, so that a second run finds what a first one made before it was stopped;
-    several at once share the work."""
-    batches = [keys[start : start + size] for start in range(0, len(keys), size)]
-    for batch in progress(batches, f"encoding {what}", len(batches)):
-        path = folder / f"{hashlib.sha256(chr(0).join(batch).encode()).hexdigest()[:32]}.safetensors"
-        with claimed(folder / f"{path.stem}.lock") as mine:
-            if mine and not path.exists():
-                write_shard(path, compute(batch))
-    write_index(folder)
 
 
 def is_file_name(name: str) -> bool:

@@ -14,7 +14,7 @@ from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from jaxtyping import UInt8
 from torch import Tensor
 
-from track2view.encoding import encoded_folder
+from track2view.encoded import encoded_folder
 from track2view.errors import UserError, check_positive
 from track2view.evaluate import Pair, score_clip, true_pair
 from track2view.model.checkpoint import AdapterRecord, add_lora, check_base, load_transformer, load_vae

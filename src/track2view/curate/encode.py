@@ -5,14 +5,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from track2view.encoding import EncodingRecord, encode_captions, encoded_folder, latents_key
+from track2view.encoded import encode_captions, encoded_folder, fill_shards, missing_keys
+from track2view.encoding import EncodingRecord, latents_key
 from track2view.errors import UserError, notice
 from track2view.model.checkpoint import check_base, load_vae
 from track2view.model.latents import encode
 from track2view.model.text import load_tokenizer, text_length
 from track2view.records import Size
 from track2view.samples import SampleRecord, read_manifest
-from track2view.shards import fill_shards, missing_keys
 from track2view.video import read_clip
 
 SAMPLES_PER_SHARD = 16

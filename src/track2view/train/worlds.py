@@ -20,7 +20,8 @@ import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
-from track2view.encoding import EncodingRecord, caption_key, encode_captions, encoded_folder
+from track2view.encoded import encode_captions, encoded_folder
+from track2view.encoding import EncodingRecord, caption_key
 from track2view.errors import UserError, check_positive
 from track2view.files import read_record, write_record
 from track2view.model.checkpoint import check_base, load_vae
