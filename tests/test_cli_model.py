@@ -149,14 +149,6 @@ def test_bad_input_is_one_line(case: str, micro: Path, short_file: Path, within:
     assert not (tmp_path / "run/output.mp4").exists()
 
 
-def test_no_base_is_said_with_what_makes_one(short_file: Path, within: Callable[..., Done], tmp_path: Path) -> None:
-    done = within(["render", short_file, "--camera", "pan-left", "--renderer", "diffusion"])
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert "--renderer diffusion needs --base" in done.stderr
-    assert "track2view model new" in done.stderr
-
-
 def test_tracks_that_nothing_shows_are_said(micro: Path, short_file: Path, within: Callable[..., Done], tmp_path: Path) -> None:
     assert within(["track", short_file, "--out", "tracked"]).returncode == 0
     with np.load(tmp_path / "tracked/tracks.npz") as archive:

@@ -151,12 +151,12 @@ def test_what_does_not_fit_the_strides_is_said_in_their_numbers(
     expected = {4: r"4k \+ 1 frames \(1, 5, …, 81\)", 2: r"2k \+ 1 frames \(1, 3, …, 41\)"}[frames]
     for settings, wrong in ((replace(FAST, window=80), "window"), (replace(FAST, overlap=16), "overlap")):
         with pytest.raises(UserError, match=f"{wrong}: expected {expected}, got {getattr(settings, wrong)}"):
-            pipe.check(shot[0], settings)
+            pipe.check(len(shot[0]), shot[0].size, settings)
         with pytest.raises(UserError, match=f"{wrong}: expected {expected}"):
             pipe.queries(FRAMES, settings)
-    pipe.check(replace(shot[0], frames=shot[0].frames[: frames + 1]), FAST)
+    pipe.check(frames + 1, shot[0].size, FAST)
     with pytest.raises(UserError, match=f"has {frames} frames; the diffusion renderer needs at least {frames + 1} "):
-        pipe.check(replace(shot[0], frames=shot[0].frames[:frames]), FAST)
+        pipe.check(frames, shot[0].size, FAST)
 
 
 def test_memory_is_counted_in_the_bases_tokens(
@@ -165,7 +165,7 @@ def test_memory_is_counted_in_the_bases_tokens(
     counted = []
     needed = diffusion.memory_needed
     monkeypatch.setattr(diffusion, "memory_needed", lambda *given, **more: counted.append(given[2]) or needed(*given, **more))
-    pipe.check(shot[0], FAST)
+    pipe.check(len(shot[0]), shot[0].size, FAST)
     assert counted[0].padded_size == PADDED
     assert counted[0].strides == pipe.strides
 

@@ -25,7 +25,7 @@ from track2view.errors import Notice, UserError
 from track2view.model.parallel import trainable_parameters
 from track2view.train.adapter import AdapterTask
 from track2view.train.denoising import NoisyBatch, fixed_batches, with_choice
-from track2view.train.loop import USUAL_AFTER
+from track2view.train.loop import OUTLIER, USUAL_AFTER, USUAL_SHARE
 from track2view.train.plan import Order
 from track2view.train.state import Checkpoint, checkpoints
 
@@ -249,6 +249,39 @@ def test_a_gradient_far_from_the_usual_stops_it(tmp_path: Path, monkeypatch: pyt
     plan = replace(PLAN, steps=80, warmup=0, decay=0, save_every=10, validate_every=80, learning_rate=1e-3)
     with pytest.raises(UserError, match=r"50 times the usual .*step-00000050 is kept; the examples were pair"):
         run(tmp_path, plan)
+
+
+def test_without_a_compiler_it_is_said_and_nothing_is_lost(undisturbed: Path, tmp_path: Path) -> None:
+    nowhere = {**ENVIRONMENT, "CXX": "nowhere", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    done = subprocess.run([*PROGRAM, str(tmp_path / "out"), "--compiled"], env=nowhere, check=True, capture_output=True, text=True)
+    assert "blocks are not compiled" in done.stderr
+    assert_equal(newest(tmp_path / "out"), newest(undisturbed))
+
+
+@pytest.mark.slow
+def test_compiled_training_is_the_same_but_for_rounding(undisturbed: Path, tmp_path: Path) -> None:
+    subprocess.run([*PROGRAM, str(tmp_path), "--compiled"], env=ENVIRONMENT, check=True, capture_output=True)
+    compiled, plain = newest(tmp_path), newest(undisturbed)
+    assert_equal(compiled, plain, 1e-3)
+    with pytest.raises(AssertionError):
+        assert_equal(compiled, plain)
+
+
+def test_an_outlier_hardly_moves_what_is_usual(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = AdapterTask.loss
+    plan = replace(PLAN, steps=10, warmup=0, decay=0, save_every=10, validate_every=10, learning_rate=1e-7)
+    run(tmp_path / "plain", plan)
+    losses_asked = 0
+
+    def loss(self: AdapterTask, model: torch.nn.Module, batch: NoisyBatch) -> Tensor:
+        nonlocal losses_asked
+        losses_asked += 1
+        return own(self, model, batch) * (1000 if losses_asked in (17, 18) else 1)
+
+    monkeypatch.setattr(AdapterTask, "loss", loss)
+    run(tmp_path / "spiked", plan)
+    plain, spiked = (newest(tmp_path / name).record.usual_norm for name in ("plain", "spiked"))
+    assert plain < spiked < (USUAL_SHARE + (1 - USUAL_SHARE) * OUTLIER + 0.02) * plain
 
 
 @pytest.mark.parametrize(("tracks", "count"), [("all", 27), ("first", 13), ("half", 14), ("quarter", 7)])

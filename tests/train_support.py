@@ -1,6 +1,6 @@
 """A tiny adapter and made-up examples, trained for real; run as a program it can be killed.
 
-python tests/train_support.py OUT [--steps N] [--sharding none|zero1|fsdp2] [--micro-batch N]
+python tests/train_support.py OUT [--steps N] [--sharding none|zero1|fsdp2] [--micro-batch N] [--compiled]
 """
 
 import argparse
@@ -100,6 +100,7 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=PLAN.steps)
     parser.add_argument("--micro-batch", type=int, default=PLAN.micro_batch)
     parser.add_argument("--sharding", default="none")
+    parser.add_argument("--compiled", action="store_true")
     given = parser.parse_args()
-    run(given.out, replace(PLAN, steps=given.steps, micro_batch=given.micro_batch), sharding=given.sharding)
+    run(given.out, replace(PLAN, steps=given.steps, micro_batch=given.micro_batch, compiled=given.compiled), sharding=given.sharding)
     sys.exit(0)

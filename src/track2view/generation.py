@@ -4,11 +4,17 @@ import signal
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from track2view.errors import notice
 from track2view.folders import written_whole
 from track2view.model.diffusion import DiffusionSettings, Track2ViewPipeline
 from track2view.model.text import caption
 from track2view.pipeline import Shot, default_queries
-from track2view.records import CameraPath, Clip, Queries
+from track2view.records import CameraPath, Clip, Queries, Size
 from track2view.signals import Stopped, noted
 from track2view.video import clip_images, write_video
 
@@ -23,7 +29,7 @@ class Interrupted(Stopped):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Generator:
-    """A model, and how it makes clips."""
+    """A model, and how it makes clips: no larger than those it was trained on, and then enlarged."""
 
     model: Track2ViewPipeline
     settings: DiffusionSettings
@@ -34,7 +40,7 @@ class Generator:
         Raises:
             UserError: a clip that the model cannot make.
         """
-        self.model.check(clip, self.settings)
+        self.model.check(len(clip), self._size(clip), self.settings)
         return default_queries(clip, self.model.queries(len(clip), self.settings))
 
     def described(self, clip: Clip, captioner: Path) -> "Generator":
@@ -53,11 +59,31 @@ class Generator:
         Raises:
             Interrupted: by Ctrl-C, after the step that was running; ``out`` has a preview.
         """
+        tracking, size = shot.tracking, self._size(shot.scene)
+        scene = replace(shot.scene, frames=resampled(shot.scene.frames, size))
+        cameras = tracking.camera.resized(size), target.resized(size)
+        if size != shot.scene.size:
+            notice(f"made at {size[0]}×{size[1]}, near what the model was trained on, and enlarged")
         with noted(signal.SIGINT) as interrupted:
-            tracking = shot.tracking
-            made = self.model(shot.scene, tracking.tracks, tracking.camera, target, self.settings, lambda step, latents: bool(interrupted))
+            small = self.model(scene, tracking.tracks, *cameras, self.settings, lambda step, latents: bool(interrupted))
+        made = replace(small, frames=resampled(small.frames, shot.scene.size))
         if interrupted:
             with written_whole(out) as folder:
                 write_video(folder / "preview.mp4", clip_images(made), made.fps)
             raise Interrupted(out / "preview.mp4")
         return made
+
+    def _size(self, clip: Clip) -> Size:
+        """That the model makes a clip at: of the clip's shape, its shorter side no longer than it was trained on."""
+        trained = self.model.record.size
+        scale = 1.0 if trained is None else min(1.0, min(trained) / min(clip.size))
+        height, width = (round(side * scale) for side in clip.size)
+        return height, width
+
+
+def resampled(frames: UInt8[Tensor, "T 3 h w"], size: Size) -> UInt8[Tensor, "T 3 H W"]:
+    """Frames at another size, antialiased."""
+    if frames.shape[2:] == size:
+        return frames
+    each = (interpolate(frame[None].float(), size, mode="bicubic", antialias=True) for frame in frames)
+    return torch.cat(list(each)).round().clamp(0, 255).to(torch.uint8)

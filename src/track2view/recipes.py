@@ -41,6 +41,7 @@ class AdapterRecipe:
         lora_rank, lora_alpha: 0 for none.
         all_weights: the base is trained too.
         shift: of noise levels, in training and sampling.
+        guidance: on the prompt, in sampling.
         examples: only so many, the data's first; None for all.
         frames, size: of clips, for estimates; training takes what the data are.
     """
@@ -55,6 +56,7 @@ class AdapterRecipe:
     lora_alpha: int = 64
     all_weights: bool = False
     shift: float = 5.0
+    guidance: float = 5.0
     examples: int | None = None
     frames: int = 81
     size: Size = (480, 832)
@@ -120,6 +122,7 @@ def micro() -> AdapterRecipe:
         lora_alpha=0,
         all_weights=True,
         shift=2.0,
+        guidance=1.0,
         examples=4,
         frames=9,
         size=(32, 56),
@@ -133,16 +136,17 @@ def mini_vae() -> VaeRecipe:
         plan=TrainingPlan(
             steps=12_000,
             batch=4,
-            micro_batch=4,
+            micro_batch=2,
+            processes=2,
             learning_rate=1e-3,
             warmup=100,
             decay=3000,
             betas=(0.8, 0.9),
             average=0.998,
             weight_decay=0.0,
-            validate_every=250,
+            validate_every=500,
             sample_every=1000,
-            save_every=250,
+            save_every=500,
         ),
         shape="mini",
         frames=17,
@@ -157,11 +161,13 @@ def mini_base() -> BaseRecipe:
         plan=TrainingPlan(
             steps=20_000,
             batch=16,
-            micro_batch=16,
+            micro_batch=8,
+            processes=2,
             learning_rate=6e-4,
             warmup=300,
             decay=3000,
             precision="bfloat16",
+            compiled=True,
             validate_every=500,
             sample_every=2000,
             save_every=250,
@@ -177,11 +183,13 @@ def mini() -> AdapterRecipe:
         plan=TrainingPlan(
             steps=20_000,
             batch=8,
-            micro_batch=8,
+            micro_batch=4,
+            processes=2,
             learning_rate=6e-4,
             warmup=300,
             decay=3000,
             precision="bfloat16",
+            compiled=True,
             validate_every=500,
             sample_every=2000,
             save_every=250,
@@ -189,6 +197,7 @@ def mini() -> AdapterRecipe:
         queries=QueryPlan(rows=16, columns=28),
         conditioner=ConditionerShape(width=128, layers=4, heads=4),
         shift=2.0,
+        guidance=1.0,
         frames=17,
         size=(64, 112),
     )

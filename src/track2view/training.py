@@ -129,12 +129,14 @@ same again for gradients through frozen weights, once more for recomputation, on
 
 
 def as_json(recipe: Recipe) -> dict[str, Any]:
-    """All that shapes a run, field by field with dots, as JSON gives it back; its course in time and how often it reports are left out."""
+    """All that shapes a run, field by field with dots, as JSON gives it back; its course in time, where it computes and how often
+    it reports are left out."""
     reported = {
         "plan.steps",
         "plan.warmup",
         "plan.decay",
         "plan.processes",
+        "plan.compiled",
         "plan.log_every",
         "plan.validate_every",
         "plan.sample_every",
@@ -217,8 +219,9 @@ def check_room(found: Estimate, recipe: Recipe, out: Path, device: torch.device)
 def _adapter_task(recipe: AdapterRecipe, data: Path, base: Path, held_out: Path | None, device: torch.device) -> AdapterTask:
     trained_half = recipe.plan.precision == "bfloat16" and not recipe.all_weights and device.type == "cuda"
     model = new_adapter(load_transformer(base, torch.bfloat16 if trained_half else torch.float32), recipe)
-    pairs = _pairs(data, base)
-    pairs = pairs if recipe.examples is None else Some(pairs, range(recipe.examples))
+    whole = _pairs(data, base)
+    pairs = whole if recipe.examples is None else Some(whole, range(recipe.examples))
+    worlds = whole.record if isinstance(whole, WorldPairs) else None
     others = None if held_out is None else _pairs(held_out, base)
     record = AdapterRecord(
         base=base.name,
@@ -228,6 +231,9 @@ def _adapter_task(recipe: AdapterRecipe, data: Path, base: Path, held_out: Path 
         lora_rank=recipe.lora_rank,
         lora_alpha=recipe.lora_alpha,
         shift=recipe.shift,
+        frames=recipe.frames if worlds is None else worlds.frames,
+        size=None if worlds is None else worlds.size,
+        guidance=recipe.guidance,
         recipe=recipe.name,
         data={"fingerprint": pairs.fingerprint(), "examples": len(pairs)},
     )

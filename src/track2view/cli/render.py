@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 
 from track2view.cli.streams import say
-from track2view.errors import UserError
 
 if TYPE_CHECKING:
     from track2view.generation import Generator
@@ -50,9 +49,9 @@ class Diffusion:
     """The diffusion renderer, and how it renders."""
 
     renderer: Literal["warp", "diffusion"] = "warp"
-    """warp needs nothing; diffusion needs --base and --adapter."""
+    """warp needs no weights; diffusion has the mini, which shows the method at 64×112, or --base and --adapter."""
     base: Path | None = None
-    """Folder of a text-to-video Wan model in diffusers' layout."""
+    """Folder of a text-to-video Wan model in diffusers' layout; the mini by default."""
     adapter: Path | None = None
     """Folder of a Track2View adapter; BASE/adapter by default."""
     prompt: str = ""
@@ -63,8 +62,8 @@ class Diffusion:
     """What to lead away from; has a default."""
     steps: int = 50
     """Denoising steps."""
-    guidance: float = 5.0
-    """Strength of guidance on the prompt; 1 is none, and twice as fast."""
+    guidance: float | None = None
+    """Strength of guidance on the prompt; 1 is none, and twice as fast. By default what the adapter says, 5 for most."""
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     """Noise levels, from and to, within which guidance is used; one pass is enough outside."""
     batched: bool = False
@@ -73,8 +72,8 @@ class Diffusion:
     """How steps are taken."""
     seed: int = 0
     """Of the noise."""
-    window: int = 81
-    """Most frames at once (4k + 1 with Wan's VAE); longer clips go window by window."""
+    window: int | None = None
+    """Most frames at once (4k + 1 with Wan's VAE), by default as many as the adapter was trained on; longer clips go window by window."""
     memory: Literal["fast", "balanced", "low"] = "balanced"
     """Keep all on the device, one part at a time, or one block at a time."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -200,6 +199,7 @@ def _loaded(command: Render) -> "Generator":
 
     from track2view.cache import cache_folder
     from track2view.generation import Generator
+    from track2view.model.checkpoint import MINI
     from track2view.model.diffusion import DiffusionSettings, Track2ViewPipeline
     from track2view.model.sampling import Guidance
     from track2view.model.text import NEGATIVE_PROMPT
@@ -208,27 +208,28 @@ def _loaded(command: Render) -> "Generator":
         library.utils.logging.disable_progress_bar()
         library.utils.logging.set_verbosity_error()
     options = command.diffusion
-    if options.base is None:
-        raise UserError(
-            "--renderer diffusion needs --base, a folder of a text-to-video Wan model (`track2view model new` makes a tiny one)"
-        )
+    base, adapter = options.base, options.adapter
+    if base is None:
+        base, adapter = MINI / "base", adapter or MINI / "adapter"
+        say("track2view: the mini: trained on procedural worlds at 64×112, it shows the method and is no tool for films", sys.stderr)
+    model = Track2ViewPipeline.from_pretrained(
+        base,
+        adapter,
+        dtype=getattr(torch, options.dtype),
+        device=command.device,
+        prompt_folder=cache_folder() / "prompts",
+    )
+    window = options.window or model.record.frames
     settings = DiffusionSettings(
         prompt=options.prompt,
         negative_prompt=NEGATIVE_PROMPT if options.negative_prompt is None else options.negative_prompt,
         steps=options.steps,
         solver=options.solver,
-        guidance=Guidance(scale=options.guidance, interval=options.guidance_interval),
+        guidance=Guidance(scale=options.guidance or model.record.guidance, interval=options.guidance_interval),
         batched=options.batched,
         seed=options.seed,
-        window=options.window,
-        overlap=min(17, max(1, options.window - 4)),  # whole latents, with any base, where the window is
+        window=window,
+        overlap=min(17, max(1, window // 2 // 4 * 4 + 1)),  # whole latents, with any base, where the window is
         memory=options.memory,
-    )
-    model = Track2ViewPipeline.from_pretrained(
-        options.base,
-        options.adapter,
-        dtype=getattr(torch, options.dtype),
-        device=command.device,
-        prompt_folder=cache_folder() / "prompts",
     )
     return Generator(model=model, settings=settings)

@@ -28,11 +28,14 @@ from track2view.model.conditioners import CONDITIONERS, Conditioner
 from track2view.model.dual_view import DualViewModel, DualViewModes
 from track2view.model.folders import OFFLINE, check_report, check_weights, loaded, outlined, read_config
 from track2view.model.latents import Strides
+from track2view.records import Size
 
 Kind = TypeVar("Kind", bound=ModelMixin)
 
 FORMAT = "track2view.adapter/1"
-MOST_TRACKS, MOST_WIDTH, MOST_RANK, MOST_SHIFT = 1_000_000, 1 << 16, 1024, 100
+MINI = Path(__file__).parents[1] / "weights/mini"
+"""A base and an adapter that come with the package (docs/training.md)."""
+MOST_TRACKS, MOST_WIDTH, MOST_RANK, MOST_SHIFT, MOST_GUIDANCE, MOST_SIDE = 1_000_000, 1 << 16, 1024, 100, 100, 1 << 16
 LORA_FILE = "pytorch_lora_weights.safetensors"
 ADAPTER_FILES = {"conditioner", "lora", "view_embedding.safetensors", "track2view.json"}
 LORA_TARGETS = [
@@ -88,6 +91,8 @@ class AdapterRecord:
         queries: where tracks start; inference follows it.
         lora_rank, lora_alpha: rank 0 is no LoRA.
         shift: of noise levels in training (design section 5).
+        frames, size: of the clips it was trained on; None where these had many sizes.
+        guidance: on the prompt, that it is meant to be sampled with.
         recipe, step, data: how it was made.
     """
 
@@ -99,6 +104,9 @@ class AdapterRecord:
     lora_rank: int = 64
     lora_alpha: int = 64
     shift: float = 5.0
+    frames: int = 81
+    size: Size | None = None
+    guidance: float = 5.0
     recipe: str = ""
     step: int = 0
     data: dict[str, object] = field(default_factory=dict)
@@ -113,8 +121,15 @@ class AdapterRecord:
         _check_whole("lora_rank", self.lora_rank, 0, MOST_RANK)
         _check_whole("lora_alpha", self.lora_alpha, 0, MOST_WIDTH)
         _check_whole("step", self.step, 0, 1 << 53)
-        if not isinstance(self.shift, int | float) or not 0 < self.shift <= MOST_SHIFT:
-            raise UserError(f"shift: expected a number from 0 to {MOST_SHIFT}, got {self.shift!r:.60}")
+        for name, most in (("shift", MOST_SHIFT), ("guidance", MOST_GUIDANCE)):
+            if not isinstance(getattr(self, name), int | float) or not 0 < getattr(self, name) <= most:
+                raise UserError(f"{name}: expected a number from 0 to {most}, got {getattr(self, name)!r:.60}")
+        _check_whole("frames", self.frames, 1, MOST_SIDE)
+        if self.size is not None:
+            if not isinstance(self.size, tuple) or len(self.size) != 2:
+                raise UserError(f"size: expected height and width, got {self.size!r:.60}")
+            for side in self.size:
+                _check_whole("size", side, 1, MOST_SIDE)
 
     def save(self, path: Path) -> None:
         """Write JSON."""

@@ -22,7 +22,7 @@ from track2view.model.latents import LatentGrid, Strides, decode, encode
 from track2view.model.parallel import trainable_parameters, whole_state
 from track2view.model.sampling import SOLVERS, Guidance, Velocity, denoise, noise_like, shifted_sigmas
 from track2view.model.text import NEGATIVE_PROMPT, PromptCache, encoder_parameters, load_text_encoder
-from track2view.records import CameraPath, Clip, Queries, TrackSet
+from track2view.records import CameraPath, Clip, Queries, Size, TrackSet
 
 BY_SIZE = "use a smaller --size or fewer --frames"
 BY_DTYPE = "use --dtype bfloat16, a smaller --size or fewer --frames"
@@ -145,7 +145,7 @@ class Track2ViewPipeline:
                 them (before anything is computed).
         """
         settings = settings or DiffusionSettings()
-        self.check(clip, settings)
+        self.check(len(clip), clip.size, settings)
         for name, frames in (("tracks", tracks.xyz_world), ("source camera", source_camera), ("target camera", target_camera)):
             if len(frames) != len(clip):
                 raise UserError(f"the clip has {len(clip)} frames, the {name} {len(frames)}; give what belongs to this clip")
@@ -163,18 +163,18 @@ class Track2ViewPipeline:
             remedy = f"use --memory {lower[0]}" if lower else self._smaller
             raise UserError(f"{self.device.type.upper()} out of memory with --memory {settings.memory}: {remedy}") from None
 
-    def check(self, clip: Clip, settings: DiffusionSettings) -> None:
-        """Refuse early what cannot be made.
+    def check(self, frames: int, size: Size, settings: DiffusionSettings) -> None:
+        """Refuse early what cannot be made of a clip of so many frames of a size.
 
         Raises:
             UserError: a clip shorter than one latent group, a window or overlap that is not whole latents of this base, or a clip
                 that would not fit in memory, with what would.
         """
         least = 1 + self.strides.frames
-        if len(clip) < least:
-            raise UserError(f"the clip has {len(clip)} frames; the diffusion renderer needs at least {least} (one latent group)")
+        if frames < least:
+            raise UserError(f"the clip has {frames} frames; the diffusion renderer needs at least {least} (one latent group)")
         check_windows(settings, self.strides)
-        self._check_memory(clip, settings)
+        self._check_memory(frames, size, settings)
 
     @torch.no_grad()
     def _refilmed(self, clip: Clip, windows: "list[_Window]", settings: DiffusionSettings, preview: Preview | None) -> Clip:
@@ -258,8 +258,8 @@ class Track2ViewPipeline:
     def _smaller(self) -> str:
         return BY_DTYPE if self.model.transformer.dtype == torch.float32 else BY_SIZE
 
-    def _check_memory(self, clip: Clip, settings: DiffusionSettings) -> None:
-        grid = LatentGrid(frames=min(len(clip), settings.window), size=clip.size, strides=self.strides)
+    def _check_memory(self, frames: int, size: Size, settings: DiffusionSettings) -> None:
+        grid = LatentGrid(frames=min(frames, settings.window), size=size, strides=self.strides)
         on_gpu = self.device.type == "cuda"
         free = torch.cuda.mem_get_info(self.device)[0] if on_gpu else psutil.virtual_memory().available
 

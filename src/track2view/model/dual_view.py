@@ -280,9 +280,9 @@ class DualViewModel(nn.Module):
             registry.remove_hook(GROUP_OFFLOADING)
 
     def compile_blocks(self, backend: str = "inductor") -> None:
-        """``torch.compile`` every block in place: one whole graph serves all, for they have the same shapes."""
-        for block in self.blocks:
-            block.compile(backend=backend, fullgraph=True)
+        """``torch.compile`` every block in place, one whole graph for all, for they have the same shapes; and the conditioner, another."""
+        for part in (*self.blocks, self.conditioner):
+            part.compile(backend=backend, fullgraph=True)
 
     def _conditioning(self, source: Float[Tensor, "B C F Y X"], given: Any) -> Conditioning:
         return self.conditioner(self._tokens(source).unflatten(1, self._grid(source)), given)

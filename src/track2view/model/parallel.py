@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
@@ -19,13 +21,13 @@ def parallelize(
     mesh: DeviceMesh | None = None,
     precision: MixedPrecisionPolicy | None = None,
 ) -> DualViewModel:
-    """Checkpointing, then compiled blocks, then FSDP2 shards around them, in place.
+    """Checkpointing, then compiled parts, then FSDP2 shards around them, in place.
 
     Checkpointing is innermost, so that a graph holds a block and its recomputation; FSDP2 is outermost, so that its hooks gather
     weights before either runs. DDP and ZeRO-1 wrap the model that this returns without ``mesh``.
 
     Args:
-        compile_backend: "inductor"; None leaves blocks as they are.
+        compile_backend: "inductor"; None leaves blocks and conditioner as they are.
         mesh: shard every block and the rest, this model's root, over it; None for none.
         precision: of gathered weights and reduced gradients; weights' own by default.
     """
@@ -41,6 +43,15 @@ def parallelize(
         for name in ("condition", "remember"):
             register_fsdp_forward_method(model, name)
     return model
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether torch compiles here: on a CPU that takes a C++ compiler and Python's headers."""
+    try:
+        torch.compile(torch.sin)(torch.zeros(2, device=device))
+    except TorchDynamoException:
+        return False
+    return True
 
 
 def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:

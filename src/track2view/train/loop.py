@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
@@ -22,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from track2view.errors import UserError, notice
 from track2view.model.dual_view import DualViewModel
-from track2view.model.parallel import parallelize, trainable_parameters, whole_state
+from track2view.model.parallel import can_compile, parallelize, trainable_parameters, whole_state
 from track2view.signals import Stopped, noted
 from track2view.train.plan import Order, Sharding, TrainingPlan
 from track2view.train.processes import Processes
@@ -169,19 +170,25 @@ def _spread(task: Task[Any, Any], plan: TrainingPlan, here: Processes, sharding:
     model = task.model.to(here.device).train()
     if sharding != "none" and here.count == 1:
         raise UserError(f"--sharding {sharding} needs several processes; start them with torchrun")
+    compiled = plan.compiled and can_compile(here.device)
+    if compiled < plan.compiled:
+        notice("blocks are not compiled, which takes half as long again: torch finds no C++ compiler with Python's headers here")
     if isinstance(model, DualViewModel):
         half = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32) if plan.precision == "bfloat16" else None
         parallelize(
             model,
             checkpointing=plan.checkpointing,
-            compile_backend="inductor" if plan.compiled else None,
+            compile_backend="inductor" if compiled else None,
             mesh=init_device_mesh(here.device.type, (here.count,)) if sharding == "fsdp2" else None,
             precision=half,
         )
     elif sharding == "fsdp2":
         raise UserError("--sharding fsdp2 shards adapters' models; a VAE or a base of the mini's size needs none")
-    elif plan.checkpointing:
-        model.enable_gradient_checkpointing()  # pyrefly: ignore
+    elif isinstance(model, ModelMixin):
+        if plan.checkpointing:
+            model.enable_gradient_checkpointing()
+        if compiled:
+            model.compile_repeated_blocks(fullgraph=True)
     if here.count == 1 or sharding == "fsdp2":
         return model
     return DistributedDataParallel(model, device_ids=[here.device.index] if here.device.type == "cuda" else None)
@@ -262,11 +269,12 @@ def _refuse_abnormal(loss: float, norm: float, usual: float, step: int, names: l
 
 @contextmanager
 def _averaged(model: nn.Module, trained: Mapping[str, nn.Parameter], average: Mapping[str, Tensor]) -> Iterator[None]:
-    """Within the block the model has its average weights."""
+    """Within the block the model has its average weights, and is not compiled: measures come in other shapes."""
     own = {name: each.detach().clone() for name, each in trained.items()}
     _put(trained, average)
     model.eval()
-    yield
+    with torch.compiler.set_stance("force_eager"):
+        yield
     _put(trained, own)
     model.train()
 

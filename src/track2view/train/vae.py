@@ -118,6 +118,9 @@ def lively(vae: AutoencoderKLWan) -> AutoencoderKLWan:
 class TrainableVae(nn.Module):
     """A VAE whose forward says all that its loss needs, as what spreads it over processes asks.
 
+    Its convolutions' weights are laid out channels last, in place: oneDNN then reorders nothing, and a step takes three quarters of
+    the time on a CPU (docs/benchmarks.md).
+
     Args:
         vae: unmodified.
     """
@@ -125,6 +128,11 @@ class TrainableVae(nn.Module):
     def __init__(self, vae: AutoencoderKLWan) -> None:
         super().__init__()
         self.vae: AutoencoderKLWan = vae
+        layouts = {nn.Conv2d: torch.channels_last, nn.Conv3d: torch.channels_last_3d}
+        for each in vae.modules():
+            for kind, layout in layouts.items():
+                if isinstance(each, kind) and max(each.kernel_size) > 1:
+                    each.weight.data = each.weight.data.contiguous(memory_format=layout)
 
     def forward(self, video: Float[Tensor, "B 3 t y x"]) -> tuple[Float[Tensor, "B 3 t y x"], Float[Tensor, ""]]:
         """What comes back of a video, and latents' mean divergence from unit noise."""
@@ -162,7 +170,7 @@ class VaeTask(Task[TrainableVae, PieceFeed]):
 
     def save(self, folder: Path, state: Mapping[str, Tensor], step: int) -> None:
         """``folder/vae``, with the statistics of its latents in its configuration."""
-        own = {name.removeprefix("vae."): each for name, each in state.items()}
+        own = {name.removeprefix("vae."): each.contiguous() for name, each in state.items()}
         with torch.device("meta"):
             vae = AutoencoderKLWan.from_config(self.model.vae.config)
         assert isinstance(vae, AutoencoderKLWan)

@@ -258,8 +258,13 @@ class _Encoded:
         for seed in self._reader.seeds:
             if f"{seed}/latents" not in self._latents:
                 raise UserError(f"{encoded}: world {seed} is not encoded; `track2view curate encode` adds what is missing")
-        record = self._reader.record
+        record = self.record
         self.grid = self.encoding.grid(record.frames, record.size)
+
+    @property
+    def record(self) -> WorldsRecord:
+        """What these worlds are."""
+        return self._reader.record
 
     def shape_of(self, index: int) -> tuple[int, ...]:
         """(F, Y, X) of latents, all alike."""
@@ -276,7 +281,7 @@ class _Encoded:
 
     def fingerprint(self) -> str:
         """Tells these examples from others."""
-        return _fingerprint(self._reader.record, *(each.fingerprint() for each in (self._reader.worlds, self._latents, self._texts)))
+        return _fingerprint(self.record, *(each.fingerprint() for each in (self._reader.worlds, self._latents, self._texts)))
 
     def _latents_of(self, seed: str, camera: int) -> Tensor:
         return self._latents[f"{seed}/latents"][camera]
@@ -316,7 +321,7 @@ class WorldPairs(_Encoded):
 
     def __init__(self, folder: Path, encoded: Path) -> None:
         super().__init__(folder, encoded)
-        strides, record = self.encoding.strides, self._reader.record
+        strides, record = self.encoding.strides, self.record
         last = record.frames - 1
         self._frames = [min(frame * strides.frames, last) for frame in range(self.grid.latent_frames)]
         every = Strides(frames=1, pixels=strides.pixels, patch=strides.patch)
