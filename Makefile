@@ -12,6 +12,9 @@ HELD_OUT ?= 16
 VAE_STEPS ?=
 BASE_STEPS ?=
 STEPS ?=
+# One process of one thread for each core: faster than one of several, and a busy core slows it no more than it must.
+PROCESSES ?= 2
+TRAIN = $(BIN)/torchrun --standalone --nproc-per-node $(PROCESSES) -m track2view train
 
 .PHONY: setup demo test test-slow test-gpu lint bench bench-model bench-gpu fuzz data-demo mini mini-smoke clean
 
@@ -64,12 +67,12 @@ data-demo: setup
 mini: setup
 	$(BIN)/track2view scenes clips $(MINI)/validation --split validation --count $(HELD_OUT) --workers 2
 	$(BIN)/track2view scenes clips $(MINI)/train --count $(WORLDS) --workers 2
-	$(BIN)/track2view train mini-vae $(MINI)/train $(MINI)/vae --held-out $(MINI)/validation --resume $(addprefix --steps ,$(VAE_STEPS))
+	$(TRAIN) mini-vae $(MINI)/train $(MINI)/vae --held-out $(MINI)/validation --resume $(addprefix --steps ,$(VAE_STEPS))
 	$(BIN)/track2view model new mini $(MINI)/new --vae $(MINI)/vae/model/vae
 	$(BIN)/track2view curate encode $(MINI)/validation --base $(MINI)/new/base
 	$(BIN)/track2view curate encode $(MINI)/train --base $(MINI)/new/base
-	$(BIN)/track2view train mini-base $(MINI)/train $(MINI)/base --base $(MINI)/new/base --held-out $(MINI)/validation --resume $(addprefix --steps ,$(BASE_STEPS))
-	$(BIN)/track2view train mini $(MINI)/train $(MINI)/adapter --base $(MINI)/base/model/base --held-out $(MINI)/validation --resume $(addprefix --steps ,$(STEPS))
+	$(TRAIN) mini-base $(MINI)/train $(MINI)/base --base $(MINI)/new/base --held-out $(MINI)/validation --resume $(addprefix --steps ,$(BASE_STEPS))
+	$(TRAIN) mini $(MINI)/train $(MINI)/adapter --base $(MINI)/base/model/base --held-out $(MINI)/validation --resume $(addprefix --steps ,$(STEPS))
 
 mini-smoke:
 	$(MAKE) mini MINI=mini-smoke WORLDS=16 HELD_OUT=8 VAE_STEPS=60 BASE_STEPS=60 STEPS=60

@@ -38,7 +38,8 @@ class Stage:
     batch: int
     half: bool
     forward: Callable[[], Tensor]
-    part: Callable[[], object] | None
+    part: Callable[[], object] | None = None
+    compiles: Callable[[], object] | None = None
 
 
 def main() -> None:
@@ -53,19 +54,27 @@ def main() -> None:
     print("| stage | batch | s a step | examples/s | forward | of it conditioner | backward | optimiser | TFLOP/s | of bare products |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     for make in (vae_stage, base_stage, adapter_stage):
-        row(make(device), device, ceiling, given.repeats)
+        stage = make(device)
+        flops = flops_of(stage, device)
+        row(stage, stage.name, flops, device, ceiling, given.repeats)
+        if stage.compiles is not None:
+            stage.compiles()
+            row(stage, f"{stage.name}, compiled", flops, device, ceiling, given.repeats)
 
 
-def row(stage: Stage, device: str, ceiling: dict[bool, float], repeats: int) -> None:
+def flops_of(stage: Stage, device: str) -> int:
+    with FlopCounterMode(display=False) as counter, torch.autocast(device, torch.bfloat16, enabled=stage.half):
+        stage.forward().backward()
+    return counter.get_total_flops()
+
+
+def row(stage: Stage, name: str, flops: int, device: str, ceiling: dict[bool, float], repeats: int) -> None:
     optimiser = AdamW(trainable_parameters(stage.model).values(), lr=0.0)
 
     def forward() -> Tensor:
         with torch.autocast(device, torch.bfloat16, enabled=stage.half):
             return stage.forward()
 
-    with FlopCounterMode(display=False) as counter:
-        forward().backward()
-    flops = counter.get_total_flops()
     times: dict[str, list[float]] = {"forward": [], "backward": [], "optimiser": []}
     for _ in range(repeats + 1):
         marks = [now(device)]
@@ -77,9 +86,9 @@ def row(stage: Stage, device: str, ceiling: dict[bool, float], repeats: int) -> 
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         marks.append(now(device))
-        for name, begun, ended in zip(times, marks[:-1], marks[1:], strict=True):
-            times[name].append(ended - begun)
-    median = {name: statistics.median(each[1:]) for name, each in times.items()}
+        for kind, begun, ended in zip(times, marks[:-1], marks[1:], strict=True):
+            times[kind].append(ended - begun)
+    median = {kind: statistics.median(each[1:]) for kind, each in times.items()}
     part = "–"
     if stage.part is not None:
         spent = []
@@ -92,7 +101,7 @@ def row(stage: Stage, device: str, ceiling: dict[bool, float], repeats: int) -> 
     step = sum(median.values())
     rate = flops / step
     print(
-        f"| {stage.name} | {stage.batch} | {step:.3f} | {stage.batch / step:.2f} | {median['forward']:.3f} | {part} | "
+        f"| {name} | {stage.batch} | {step:.3f} | {stage.batch / step:.2f} | {median['forward']:.3f} | {part} | "
         f"{median['backward']:.3f} | {median['optimiser']:.3f} | {rate / 1e12:.3f} | {rate / ceiling[stage.half]:.0%} |",
         flush=True,
     )
@@ -107,7 +116,7 @@ def vae_stage(device: str) -> Stage:
         found, divergence = model(video)
         return (found - video).abs().mean() + 1e-5 * divergence
 
-    return Stage("mini-vae", model, recipe.plan.micro_batch, recipe.plan.precision == "bfloat16", forward, None)
+    return Stage("mini-vae", model, recipe.plan.micro_batch, recipe.plan.precision == "bfloat16", forward)
 
 
 def base_stage(device: str) -> Stage:
@@ -119,7 +128,10 @@ def base_stage(device: str) -> Stage:
     def forward() -> Tensor:
         return flow_matching_loss(model(latents, time_, text, return_dict=False)[0], latents)
 
-    return Stage("mini-base", model, batch, recipe.plan.precision == "bfloat16", forward, None)
+    def compiles() -> object:
+        return model.compile_repeated_blocks(fullgraph=True)
+
+    return Stage("mini-base", model, batch, recipe.plan.precision == "bfloat16", forward, compiles=compiles)
 
 
 def adapter_stage(device: str) -> Stage:
@@ -143,7 +155,7 @@ def adapter_stage(device: str) -> Stage:
     def conditioner() -> object:
         return model.condition(source, condition)
 
-    return Stage("mini", model, batch, recipe.plan.precision == "bfloat16", forward, conditioner)
+    return Stage("mini", model, batch, recipe.plan.precision == "bfloat16", forward, conditioner, model.compile_blocks)
 
 
 def noise(batch: int, device: str) -> Tensor:
