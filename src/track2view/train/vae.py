@@ -13,7 +13,7 @@ from torch.nn.functional import mse_loss
 
 from track2view.files import replaced_folder
 from track2view.metrics.images import psnr
-from track2view.model.latents import as_bytes, decode, encode
+from track2view.model.latents import as_bytes, decode, encode, lay_channels_last
 from track2view.records import Size
 from track2view.train.data import with_tensors
 from track2view.train.draws import generator_for
@@ -118,21 +118,14 @@ def lively(vae: AutoencoderKLWan) -> AutoencoderKLWan:
 class TrainableVae(nn.Module):
     """A VAE whose forward says all that its loss needs, as what spreads it over processes asks.
 
-    Its convolutions' weights are laid out channels last, in place: oneDNN then reorders nothing, and a step takes three quarters of
-    the time on a CPU (docs/benchmarks.md).
-
     Args:
-        vae: unmodified.
+        vae: unmodified, but for how its weights lie in memory.
     """
 
     def __init__(self, vae: AutoencoderKLWan) -> None:
         super().__init__()
         self.vae: AutoencoderKLWan = vae
-        layouts = {nn.Conv2d: torch.channels_last, nn.Conv3d: torch.channels_last_3d}
-        for each in vae.modules():
-            for kind, layout in layouts.items():
-                if isinstance(each, kind) and max(each.kernel_size) > 1:
-                    each.weight.data = each.weight.data.contiguous(memory_format=layout)
+        lay_channels_last(vae)
 
     def forward(self, video: Float[Tensor, "B 3 t y x"]) -> tuple[Float[Tensor, "B 3 t y x"], Float[Tensor, ""]]:
         """What comes back of a video, and latents' mean divergence from unit noise."""

@@ -17,7 +17,8 @@ from typing import get_args
 
 import numpy as np
 import torch
-from jaxtyping import Float32, UInt8
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+from jaxtyping import Float16, Float32, UInt8
 from torch import Tensor
 
 from track2view.encoded import encode_captions, encoded_folder
@@ -26,7 +27,7 @@ from track2view.errors import UserError, check_positive
 from track2view.files import read_record, write_record
 from track2view.model.checkpoint import check_base, load_vae
 from track2view.model.conditioners.tracks import TrackCondition
-from track2view.model.latents import LatentGrid, Strides, encode
+from track2view.model.latents import LatentGrid, Strides, encode, lay_channels_last
 from track2view.model.text import load_tokenizer, text_length
 from track2view.pairing import pair_by_projection
 from track2view.progress import progress
@@ -42,6 +43,8 @@ from track2view.workers import on_processes
 FORMAT = "track2view.worlds/1"
 NAME = "worlds.json"
 WORLDS_PER_SHARD = 8
+VALUES_AT_ONCE = 4_000_000
+"""Of small clips several are encoded at once: one by one they take six times as long on a CPU."""
 STILL_EVERY = 5
 """Of so many worlds one has nothing that moves."""
 PAIRS = tuple(permutations(range(CAMERAS), 2))
@@ -168,19 +171,24 @@ def encode_worlds(folder: Path, base: Path, *, device: torch.device | str = "cpu
         captions=len(captions),
     )
     grid = encoding.grid(record.frames, record.size)
-    vae = load_vae(base)
+    vae = lay_channels_last(load_vae(base))
     torch.nn.Module.to(vae, device)
     shards: dict[str, list[str]] = {}
     for seed in reader.seeds:
         shards.setdefault(reader.worlds.shard_of(f"{seed}/clips"), []).append(seed)
     left = {name: seeds for name, seeds in shards.items() if not (out / "latents" / name).exists()}
     for name, seeds in progress(left.items(), "encoding latents", len(left)):
-        latents = {f"{seed}/latents": torch.cat([encode(vae, grid.padded(clip)) for clip in reader.clips(seed)]).half() for seed in seeds}
+        latents = {f"{seed}/latents": _latents(vae, grid, reader.clips(seed)) for seed in seeds}
         write_shard(out / "latents" / name, latents)
     write_index(out / "latents")
     encode_captions(captions, base, out / "text", device)
     encoding.save(out)
     return out
+
+
+def _latents(vae: AutoencoderKLWan, grid: LatentGrid, clips: UInt8[Tensor, "n T 3 H W"]) -> Float16[Tensor, "n C F Y X"]:
+    at_once = max(1, VALUES_AT_ONCE // clips[0].numel())
+    return torch.cat([encode(vae, torch.cat([grid.padded(clip) for clip in part])) for part in clips.split(at_once)]).half()
 
 
 class _Reader:
