@@ -149,6 +149,14 @@ def test_bad_input_is_one_line(case: str, micro: Path, short_file: Path, within:
     assert not (tmp_path / "run/output.mp4").exists()
 
 
+def test_without_a_base_it_is_taken_and_says_what_it_is(short_file: Path, within: Callable[..., Done], tmp_path: Path) -> None:
+    done = within(["render", short_file, "--camera", "pan-left", "--renderer", "diffusion", "--steps", "2", "--out", "run"])
+    assert done.returncode == 0, done.stderr
+    assert "the mini: trained on procedural worlds" in done.stderr
+    assert "made at 64×" in done.stderr
+    assert read_clip(tmp_path / "run/output.mp4").frames.shape == read_clip(short_file).frames.shape
+
+
 def test_tracks_that_nothing_shows_are_said(micro: Path, short_file: Path, within: Callable[..., Done], tmp_path: Path) -> None:
     assert within(["track", short_file, "--out", "tracked"]).returncode == 0
     with np.load(tmp_path / "tracked/tracks.npz") as archive:

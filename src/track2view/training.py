@@ -17,7 +17,7 @@ from torch import Tensor
 from track2view.encoded import encoded_folder
 from track2view.errors import UserError, check_positive
 from track2view.evaluate import Pair, score_clip, true_pair
-from track2view.model.checkpoint import AdapterRecord, add_lora, check_base, load_transformer, load_vae
+from track2view.model.checkpoint import MINI, AdapterRecord, add_lora, check_base, load_transformer, load_vae
 from track2view.model.conditioners.tracks import TrackConditioner
 from track2view.model.cost import Shape
 from track2view.model.dual_view import DualViewModel
@@ -39,7 +39,7 @@ from track2view.train.vae import PieceFeed, TrainableVae, VaeTask, lively
 from track2view.train.worlds import ClipLatents, WorldClips, WorldPairs, encode_worlds, is_dynamic, is_worlds, write_worlds
 
 VALIDATED, SAMPLED = 16, 4
-MINI_VAE = Path(__file__).parent / "weights/mini/vae"
+MINI_VAE = MINI / "base/vae"
 """Comes with the package: docs/training.md says how it was trained."""
 SPARE = 1.2
 
