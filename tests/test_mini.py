@@ -35,6 +35,5 @@ def test_it_follows_its_tracks_in_a_world_it_has_never_seen(tmp_path: Path) -> N
     truth, other = unseen(1000), unseen(1001)
     led, misled = refilmed(pipe, truth, truth), refilmed(pipe, truth, other)
     copied = psnr(copy_of_source(truth), truth.target.colour)
-    print(led, misled, copied)
     assert led > misled + 1
     assert led > copied + 1

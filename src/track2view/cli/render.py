@@ -219,17 +219,18 @@ def _loaded(command: Render) -> "Generator":
         device=command.device,
         prompt_folder=cache_folder() / "prompts",
     )
-    window = options.window or model.record.frames
+    window = model.record.frames if options.window is None else options.window
+    guidance = model.record.guidance if options.guidance is None else options.guidance
     settings = DiffusionSettings(
         prompt=options.prompt,
         negative_prompt=NEGATIVE_PROMPT if options.negative_prompt is None else options.negative_prompt,
         steps=options.steps,
         solver=options.solver,
-        guidance=Guidance(scale=options.guidance or model.record.guidance, interval=options.guidance_interval),
+        guidance=Guidance(scale=guidance, interval=options.guidance_interval),
         batched=options.batched,
         seed=options.seed,
         window=window,
-        overlap=min(17, max(1, window // 2 // 4 * 4 + 1)),  # whole latents, with any base, where the window is
+        overlap=min(17, window // 2 // 4 * 4 + 1),  # whole latents, with any base, where the window is
         memory=options.memory,
     )
     return Generator(model=model, settings=settings)
