@@ -81,6 +81,8 @@ def run_rank(rank: int, port: int, way: str, attention: str, out: Path) -> None:
         save_adapter(out / "adapter", before, record, config)
         torch.save(state, out / "state.pt")
         torch.save(velocity, out / "velocity.pt")
+    # FSDP2 keeps gloo's threads for longer than the group: one that still holds a gathered tensor when Python ends aborts the process
+    distributed.barrier()
     distributed.destroy_process_group()
 
 
