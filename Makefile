@@ -29,6 +29,7 @@ setup: .venv/installed
 
 demo: setup
 	$(BIN)/python examples/01_demo.py $(if $(CLIP),$(CLIP) $(CAMERA))
+	$(if $(CLIP),,$(BIN)/python examples/05_the_mini.py)
 
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist worksteal
