@@ -1,12 +1,13 @@
 """Pieces that random worlds are put together from."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from track2view.scenes.world import Shape, Solid, Texture
+from track2view.scenes.world import Pattern, Shape, Solid, Texture
 
 COLOURS = {
     "red": (0.72, 0.22, 0.18),
@@ -20,6 +21,7 @@ COLOURS = {
 }
 SHAPE_NAMES: dict[Shape, str] = {"box": "box", "ellipsoid": "ball", "cylinder": "column"}
 SHAPES: tuple[Shape, ...] = ("box", "ellipsoid", "cylinder")
+CLOTHS: tuple[Pattern, ...] = ("plain", "stripes", "checks")
 LATTICE = 48
 GAP = 0.15
 Range = tuple[float, float]
@@ -37,6 +39,13 @@ def painted(random: np.random.Generator, noise: Tensor, colour: tuple[float, ...
     palette = np.concatenate([[colour], deviation]).astype(np.float32)
     offset = torch.from_numpy(random.uniform(0.0, LATTICE, 3).astype(np.float32))
     return Texture(noise=noise, palette=torch.from_numpy(palette), cells_per_metre=cells_per_metre, offset=offset)
+
+
+def cloth_of(random: np.random.Generator, noise: Tensor, colour: tuple[float, ...], repeats_per_metre: Range) -> Texture:
+    """A texture around a colour, plain, striped or chequered."""
+    texture = painted(random, noise, colour, float(random.uniform(4.0, 8.0)))
+    pattern = CLOTHS[int(random.integers(len(CLOTHS)))]
+    return replace(texture, pattern=pattern, repeats_per_metre=float(random.uniform(*repeats_per_metre)))
 
 
 def room(half: tuple[float, float, float], texture: Texture, frames: int) -> list[Solid]:

@@ -33,6 +33,7 @@ class Shots:
         light_matrix, light_start, light_centre: directions, the camera and the solids seen along the light: metres, two
             coordinates across it and the third towards it.
         device: where rays are cast.
+        frames, poses, intrinsics: what it was made from.
     """
 
     shapes: tuple[Shape, ...]
@@ -43,6 +44,9 @@ class Shots:
     light_start: Float64[Tensor, "B 3"]
     light_centre: Float64[Tensor, "B S 3"]
     device: torch.device
+    frames: list[int]
+    poses: Float64[Tensor, "B 4 4"]
+    intrinsics: Float64[Tensor, "B 3 3"]
 
     @staticmethod
     def of(world: World, frames: list[int], poses: Float64[Tensor, "B 4 4"], intrinsics: Float64[Tensor, "B 3 3"]) -> "Shots":
@@ -64,7 +68,21 @@ class Shots:
             light_start=poses[:, :3, 3] @ light_from_world.T,
             light_centre=world_from_solid[..., :3, 3] @ light_from_world.T,
             device=world.device,
+            frames=frames,
+            poses=poses,
+            intrinsics=intrinsics,
         )
+
+    def mirrored(self, world: World, index: int) -> "Shots":
+        """The same pictures from behind the top of a solid, as if seen in it: what a ray meets beyond the mirror is what it shows."""
+        solid = world.solids[index]
+        world_from_solid = solid.world_from_solid[self.frames]
+        normal, half = world_from_solid[:, :3, 1], solid.half_extent[1]
+        top = world_from_solid[:, :3, 3] - half * normal
+        world_from_mirrored = torch.eye(4, dtype=torch.float64).repeat(len(normal), 1, 1)
+        world_from_mirrored[:, :3, :3] -= 2 * normal[:, :, None] * normal[:, None]
+        world_from_mirrored[:, :3, 3] = 2 * (top * normal).sum(-1, keepdim=True) * normal
+        return Shots.of(world, self.frames, world_from_mirrored @ self.poses, self.intrinsics)
 
     def rays(
         self, index: int, picture: Int64[Tensor, "n"], u: Float32[Tensor, "n"], v: Float32[Tensor, "n"]
@@ -92,14 +110,18 @@ class Shots:
 
 
 def cast(
-    shots: Shots, picture: Int64[Tensor, "n"], u: Float32[Tensor, "n"], v: Float32[Tensor, "n"]
+    shots: Shots,
+    picture: Int64[Tensor, "n"],
+    u: Float32[Tensor, "n"],
+    v: Float32[Tensor, "n"],
+    beyond: Float32[Tensor, "n"] | float = NEAREST,
 ) -> tuple[Float32[Tensor, "n"], Int64[Tensor, "n"]]:
-    """Depth and solid that rays through pixels meet first."""
+    """Depth and solid that rays through pixels meet first beyond a depth."""
     depth = torch.full(u.shape, torch.inf, device=shots.device)
     hit = torch.zeros(u.shape, dtype=torch.int64, device=shots.device)
     for index, shape in enumerate(shots.shapes):
         start, step = shots.rays(index, picture, u, v)
-        _meet(span(shape, tuple(start), tuple(step)), index, depth, hit)
+        _meet(span(shape, tuple(start), tuple(step)), index, depth, hit, beyond)
     return depth, hit
 
 
@@ -133,13 +155,13 @@ def span(shape: Shape, start: Axes, step: Axes) -> tuple[Tensor, Tensor]:
     return enter, leave
 
 
-def _meet(way: tuple[Tensor, Tensor], index: int, depth: Tensor, hit: Tensor) -> None:
+def _meet(way: tuple[Tensor, Tensor], index: int, depth: Tensor, hit: Tensor, beyond: Tensor | float = NEAREST) -> None:
     """Keep, in place, what is nearer than what was met; the enclosure, solid 0, is left and not entered."""
     enter, leave = way
     if index == 0:
         depth.copy_(leave)
         return
-    closer = (enter < leave) & (enter > NEAREST) & (enter < depth)
+    closer = (enter < leave) & (enter > beyond) & (enter < depth)
     depth.copy_(torch.where(closer, enter, depth))
     hit.masked_fill_(closer, index)
 

@@ -1,14 +1,17 @@
 """Colour of surface points: texture, the angle to the light, and what stands in the light's way."""
 
+from dataclasses import replace
+
 import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from track2view.scenes.cast import NEAREST, Shots, span
+from track2view.scenes.cast import NEAREST, Shots, cast, span
 from track2view.scenes.world import Shape, World
 
-FACES = 8
+FACES, TOP = 8, 2
+BEYOND = 1e-4
 GRAZING = 1e-9
 SUBPIXELS = ((-0.25, -0.25), (0.25, -0.25), (-0.25, 0.25), (0.25, 0.25))
 
@@ -53,7 +56,28 @@ def shade(
         metres = metres_per_depth[chosen] * far
         albedo = each.texture.colour(unit * half, around * half, metres)
         colour[chosen] = albedo * (world.light.ambient + (1 - world.light.ambient) * direct)[:, None] * tint
+        if each.reflects:
+            top = chosen[face == TOP]
+            mirrored = _mirrored(world, shots, index, picture[top], u[top], v[top], depth[top], metres_per_depth[top])
+            colour[top] += each.reflects * (mirrored - colour[top])
     return colour.clamp(max=1.0), piece
+
+
+def _mirrored(
+    world: World,
+    shots: Shots,
+    index: int,
+    picture: Int64[Tensor, "n"],
+    u: Float32[Tensor, "n"],
+    v: Float32[Tensor, "n"],
+    depth: Float32[Tensor, "n"],
+    metres_per_depth: Float32[Tensor, "n"],
+) -> Float32[Tensor, "n 3"]:
+    """Colour of what the top of a solid shows of the world, in which nothing else mirrors."""
+    plain = replace(world, solids=tuple(replace(each, reflects=0.0) for each in world.solids))
+    behind = shots.mirrored(world, index)
+    far, hit = cast(behind, picture, u, v, depth * (1 + BEYOND))
+    return shade(plain, behind, picture, u, v, far, hit, metres_per_depth, 0.0)[0]
 
 
 def _around(

@@ -36,7 +36,7 @@ def make_varied_world(seed: int, *, frames: int, dynamic: bool) -> World:
     """
     random = np.random.default_rng([seed, 5])
     noise = noise_lattice(random)
-    around, where = _surroundings(random, noise, frames)
+    around, where = surroundings(random, noise, frames)
     count = int(random.integers(FEWEST, MOST + 1))
     moving = int(random.integers(1, count // 2 + 1)) if dynamic else 0
     standing: list[Solid] = []
@@ -49,12 +49,12 @@ def make_varied_world(seed: int, *, frames: int, dynamic: bool) -> World:
                 standing.append(solid)
                 phrases.append(words)
                 break
-    light, tint = _light(random)
+    light, tint = light_of(random)
     caption = f"{where} in {tint} light, with {', '.join(phrases)}"
     return World(solids=(*around, *standing), light=light, caption=caption)
 
 
-def _surroundings(random: np.random.Generator, noise: Tensor, frames: int) -> tuple[list[Solid], str]:
+def surroundings(random: np.random.Generator, noise: Tensor, frames: int) -> tuple[list[Solid], str]:
     if random.random() < 0.5:
         walls = str(random.choice(list(WALLS)))
         half = (random.uniform(5.5, 8.0), random.uniform(2.2, 2.8), random.uniform(9.3, 11.0))
@@ -89,7 +89,7 @@ def _finished(random: np.random.Generator, texture: Texture, radius: float) -> T
     return replace(texture, pattern=pattern, repeats_per_metre=float(random.uniform(0.6, 1.4)) / radius)
 
 
-def _light(random: np.random.Generator) -> tuple[Light, str]:
+def light_of(random: np.random.Generator) -> tuple[Light, str]:
     tint = str(random.choice(list(TINTS)))
     azimuth, elevation = math.radians(random.uniform(-180.0, 180.0)), math.radians(random.uniform(35.0, 75.0))
     direction = (math.cos(elevation) * math.sin(azimuth), -math.sin(elevation), math.cos(elevation) * math.cos(azimuth))

@@ -28,6 +28,7 @@ class Texture:
         offset: shift in lattice cells, so that objects that share a lattice look different.
         pattern: what the noise lies on: nothing, or soft-edged stripes or checks in palette row 1.
         repeats_per_metre: of the pattern.
+        origin: where in the texture the solid's own centre is, metres: solids cut from one cloth share it seamlessly.
     """
 
     noise: Float32[Tensor, "3 S S S"]
@@ -36,6 +37,7 @@ class Texture:
     offset: Float32[Tensor, "3"]
     pattern: Pattern = "plain"
     repeats_per_metre: float = 1.0
+    origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def colour(
         self, points: Float32[Tensor, "n 3"], around: Float32[Tensor, "4 n 3"], footprint: Float32[Tensor, "n"]
@@ -45,6 +47,8 @@ class Texture:
         Args:
             around: points within the pixel, over which octaves are averaged that are not much coarser than it.
         """
+        origin = torch.tensor(self.origin, device=points.device)
+        points, around = points + origin, around + origin
         total = torch.zeros_like(points)
         for octave, amplitude in enumerate(AMPLITUDES):
             frequency = self.cells_per_metre * LACUNARITY**octave
@@ -70,13 +74,19 @@ class Texture:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Solid:
-    """A textured convex primitive that may move rigidly; ``half_extent`` are its radii along its own axes."""
+    """A textured convex primitive that may move rigidly.
+
+    Attributes:
+        half_extent: radii along its own axes.
+        reflects: the share of light that its top, the face of a box towards -y, mirrors; what is seen in it is at no place of its own.
+    """
 
     name: str
     shape: Shape
     half_extent: Float64[Tensor, "3"]
     world_from_solid: Float64[Tensor, "T 4 4"]
     texture: Texture
+    reflects: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
