@@ -7,7 +7,7 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from track2view.geometry import rigid, rotation_about
-from track2view.metrics import path_errors, psnr, ssim, track_scores
+from track2view.metrics import edges_kept, flicker, path_errors, psnr, ssim, track_scores
 from track2view.metrics.paths import path_length, pose_errors
 from track2view.records import CameraPath, TrackSet
 
@@ -36,6 +36,46 @@ def test_psnr_and_ssim_equal_scikit_images_own_on_whole_images() -> None:
     assert psnr(x, spoiled, mask) == psnr(x, y, mask)
     assert psnr(x, x) == math.inf
     assert math.isnan(psnr(x, y, torch.zeros_like(mask)))
+
+
+def square(*sides: tuple[int, int]) -> torch.Tensor:
+    """Bright squares, by their left and right columns, rows 16 to 48."""
+    picture = torch.full((3, 64, 96), 40, dtype=torch.uint8)
+    for left, right in sides:
+        picture[:, 16:48, left:right] = 220
+    return picture
+
+
+def test_edges_that_are_torn_or_doubled_are_told_apart() -> None:
+    whole = square((20, 60))
+    assert edges_kept(whole, whole) == (1.0, 1.0)
+    assert edges_kept(square((21, 61)), whole) == (1.0, 1.0)
+    torn = whole.clone()
+    torn[:, 16:48, 40:60] = 40
+    kept, true = edges_kept(torn, whole)
+    assert 0.5 < kept < 0.8
+    assert true < 0.85
+    kept, true = edges_kept(square((20, 60), (70, 80)), whole)
+    assert kept == 1.0
+    assert 0.5 < true < 0.8
+    left = torch.zeros(64, 96, dtype=torch.bool)
+    left[:, :64] = True
+    assert edges_kept(square((20, 60), (70, 80)), whole, left) == (1.0, 1.0)
+    assert all(math.isnan(each) for each in edges_kept(square(), square()))
+
+
+def test_flicker_is_the_change_that_the_truth_does_not_have() -> None:
+    still = torch.full((3, 3, 8, 8), 100, dtype=torch.uint8)
+    brighter = still + torch.tensor([0, 10, 20], dtype=torch.uint8)[:, None, None, None]
+    assert flicker(brighter, brighter) == 0.0
+    assert flicker(brighter - 7, brighter) == 0.0
+    assert flicker(brighter, still) == pytest.approx(10.0)
+    mask = torch.zeros(3, 8, 8, dtype=torch.bool)
+    assert math.isnan(flicker(brighter, still, mask))
+    mask[:, :, :4] = True
+    spoiled = still.clone()
+    spoiled[1, :, :, 4:] = 0
+    assert flicker(spoiled, still, mask) == 0.0
 
 
 def test_path_errors_forgive_a_similarity_and_nothing_else() -> None:

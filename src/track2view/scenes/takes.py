@@ -20,7 +20,7 @@ from track2view.scenes.lifelike import make_lifelike_world
 from track2view.scenes.render import render_path
 from track2view.scenes.world import World
 
-FPS = 30
+FPS, GAMMA = 30, 0.5
 DOWN = torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64)
 SUBFRAMES = 4
 SHUTTER = (0, 1, 2)
@@ -35,6 +35,7 @@ class Take:
     Attributes:
         world, camera: at the clip's frames; of two shots faded into each other, the first's.
         clip: as filmed.
+        exposure: what the world's exact colours are multiplied by in the clip.
         overlay: pixels that show no world: captions, logos, bars.
         fade: frames that show two shots at once; what follows them is the second shot.
     """
@@ -42,6 +43,7 @@ class Take:
     world: World
     camera: CameraPath
     clip: Clip
+    exposure: float
     overlay: Bool[Tensor, "H W"]
     fade: range | None = None
 
@@ -122,7 +124,14 @@ def film(style: Style, seed: int, *, frames: int, size: Size) -> Take:
     overlay = torch.zeros(size, dtype=torch.bool)
     if style.titled:
         picture, overlay = titled(picture, "Sunday, four o'clock", "t2v")
-    return Take(world=truth[0], camera=truth[1], clip=Clip(frames=picture, fps=Fraction(FPS)), overlay=overlay, fade=fade)
+    return Take(
+        world=truth[0],
+        camera=truth[1],
+        clip=Clip(frames=picture, fps=Fraction(FPS)),
+        exposure=style.light**GAMMA,
+        overlay=overlay,
+        fade=fade,
+    )
 
 
 def world_at(world: World, frames: slice) -> World:
@@ -133,7 +142,7 @@ def world_at(world: World, frames: slice) -> World:
 def darkened(frames: Frames, light: float, seed: int) -> Frames:
     """As a sensor sees it in so much less light: darker, with shot and read noise that differ from frame to frame."""
     random = torch.Generator().manual_seed(seed)
-    signal = frames.float() / 255 * light**0.5
+    signal = frames.float() / 255 * light**GAMMA
     deviation = torch.sqrt(0.0004 / light * signal + (0.01 / light**0.5) ** 2)
     noisy = signal + deviation * torch.randn(signal.shape, generator=random)
     return (noisy.clamp(0, 1) * 255).round().to(torch.uint8)
