@@ -76,7 +76,7 @@ def test_the_commands_of_the_data_page_run(tmp_path: Path) -> None:
     samples = list(tmp_path.glob("out/samples/**/sample.json"))
     assert len(list((tmp_path / "pictures").glob("*.png"))) == 2 + len(samples) > 2
     assert (tmp_path / "out" / "manifest.parquet").exists()
-    for code, said in zip(blocks("docs/data.md", "python"), ("[9, 3, 64, 112]", "(3, 6, 10)"), strict=True):
+    for code, said in zip(blocks("docs/data.md", "python"), ("[9, 3, 64, 112]", "[9, 3, 96, 160]", "(3, 6, 10)"), strict=True):
         done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False, env=os.environ)
         assert done.returncode == 0, done.stderr
         assert said in done.stdout
