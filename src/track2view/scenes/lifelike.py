@@ -13,7 +13,7 @@ from torch import Tensor
 from track2view.errors import UserError
 from track2view.scenes.build import noise_lattice, open_ground, painted, room
 from track2view.scenes.figures import Doing, Place, animal, person
-from track2view.scenes.props import curtain, fence, flag, mirror, pond, tree
+from track2view.scenes.props import Spot, curtain, fence, flag, mirror, pond, tree
 from track2view.scenes.vary import GROUNDS, SKIES, WALLS, light_of
 from track2view.scenes.world import Solid, Texture, World
 
@@ -45,6 +45,14 @@ class Setting:
             self.random, self.noise, Place.along(start, heading, speed=speed, turning=0.0, frames=self.frames, fps=self.fps), self.fps
         )
 
+    def waving(self, what: Callable[..., Said], spot: Spot) -> Said:
+        """A prop at (x, z) that moves in the wind."""
+        return what(self.random, self.noise, spot, self.frames, self.fps)
+
+    def standing(self, what: Callable[..., Said], spot: Spot) -> Said:
+        """A prop at (x, z) that stands still."""
+        return what(self.random, self.noise, spot, self.frames)
+
     def side(self) -> float:
         """Left, -1, or right, 1."""
         return float(self.random.choice([-1.0, 1.0]))
@@ -65,11 +73,7 @@ class Setting:
 
 def _walking(setting: Setting) -> list[Said]:
     side = setting.side()
-    return [
-        setting.outside(),
-        setting.someone("walking", (-1.6 * side, 0.3), 90.0 * side, 1.1),
-        tree(setting.random, setting.noise, (1.8, 2.6), setting.frames, setting.fps),
-    ]
+    return [setting.outside(), setting.someone("walking", (-1.6 * side, 0.3), 90.0 * side, 1.1), setting.waving(tree, (1.8, 2.6))]
 
 
 def _turning(setting: Setting) -> list[Said]:
@@ -91,38 +95,28 @@ def _crowd(setting: Setting) -> list[Said]:
 
 def _dog(setting: Setting) -> list[Said]:
     side = setting.side()
-    return [
-        setting.outside(),
-        setting.dog((-1.3 * side, 0.0), 90.0 * side, 0.9),
-        fence(setting.random, setting.noise, (0.0, 2.2), setting.frames),
-    ]
+    return [setting.outside(), setting.dog((-1.3 * side, 0.0), 90.0 * side, 0.9), setting.standing(fence, (0.0, 2.2))]
 
 
 def _flag(setting: Setting) -> list[Said]:
-    return [setting.outside(), flag(setting.random, setting.noise, (-0.7, 0.0), setting.frames, setting.fps)]
+    return [setting.outside(), setting.waving(flag, (-0.7, 0.0))]
 
 
 def _curtain(setting: Setting) -> list[Said]:
-    cloth = curtain(setting.random, setting.noise, (0.5, 1.0), setting.frames, setting.fps)
-    return [setting.inside(), cloth, setting.someone("turning", (-1.0, 0.2), 150.0)]
+    return [setting.inside(), setting.waving(curtain, (0.5, 1.0)), setting.someone("turning", (-1.0, 0.2), 150.0)]
 
 
 def _leaves(setting: Setting) -> list[Said]:
-    trees = [tree(setting.random, setting.noise, spot, setting.frames, setting.fps) for spot in ((-0.6, 0.4), (1.2, 2.0))]
-    return [setting.outside(), *trees, fence(setting.random, setting.noise, (0.0, 1.2), setting.frames)]
+    trees = [setting.waving(tree, spot) for spot in ((-0.6, 0.4), (1.2, 2.0))]
+    return [setting.outside(), *trees, setting.standing(fence, (0.0, 1.2))]
 
 
 def _water(setting: Setting) -> list[Said]:
-    return [
-        setting.outside(),
-        pond(setting.random, setting.noise, (0.0, 0.6), setting.frames, setting.fps),
-        setting.someone("gesturing", (0.4, 3.0), 180.0),
-    ]
+    return [setting.outside(), setting.waving(pond, (0.0, 0.6)), setting.someone("gesturing", (0.4, 3.0), 180.0)]
 
 
 def _mirror(setting: Setting) -> list[Said]:
-    glass = mirror(setting.random, setting.noise, (0.9, 1.6), setting.frames)
-    return [setting.inside(), glass, setting.someone("walking", (-0.9, 1.4), 180.0, 0.5)]
+    return [setting.inside(), setting.standing(mirror, (0.9, 1.6)), setting.someone("walking", (-0.9, 1.4), 180.0, 0.5)]
 
 
 def _bare_wall(setting: Setting) -> list[Said]:
