@@ -48,7 +48,7 @@ def test_it_follows_its_tracks_in_a_world_it_has_never_seen(tmp_path: Path) -> N
 def test_larger_clips_are_made_at_the_size_it_was_trained_on_and_enlarged(tmp_path: Path) -> None:
     pipe = Track2ViewPipeline.from_pretrained(MINI / "base", MINI / "adapter", prompt_folder=tmp_path)
     small, large = unseen(1000), true_pair(unseen(1000).pair, frames=17, size=(128, 224))
-    generator = Generator(pipe, replace(SETTINGS, prompt=large.world.caption))
+    generator = Generator(model=pipe, settings=replace(SETTINGS, prompt=large.world.caption))
     source = Clip(frames=large.source.colour, fps=Fraction(FPS))
     queries = generator.queries(source)
     tracks = track_points(large.world, large.source_camera, queries.frame, queries.pixels(source.size))
