@@ -44,8 +44,8 @@ def main() -> None:
     }
     for name, clip in made.items():
         score = score_clip(truth, clip)
-        seen, hidden, camera = score.seen.psnr, score.disoccluded.psnr, score.camera.rotation
-        print(f"  {name:20} seen {seen:5.2f} dB, never seen {hidden:5.2f} dB, camera off by {camera:.2f}°")
+        camera = f"camera off by {score.camera.rotation:.2f}°" if score.camera.converged else "too unlike the world to find its camera"
+        print(f"  {name:20} seen {score.seen.psnr:5.2f} dB, never seen {score.disoccluded.psnr:5.2f} dB, {camera}")
     rows = [truth.source.colour, truth.target.colour, *list(made.values())[1:]]
     write_sheet(PICTURE, [clip.repeat_interleave(ENLARGED, 2).repeat_interleave(ENLARGED, 3) for clip in rows])
     print(f"{PICTURE}: source, exact view, warp, mini, mini misled by the tracks of another world")
