@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--camera", default="cam07", help="cam01 to cam10 of the world's rig; the source is cam02")
     parser.add_argument("--steps", type=int, default=25)
     given = parser.parse_args()
-    pipe = Track2ViewPipeline.from_pretrained(MINI / "base", MINI / "adapter")
+    pipe = Track2ViewPipeline.from_pretrained(MINI / "base", MINI / "adapter", prompt_folder=PICTURE.parent / "prompts")
     truth, other = (unseen(pipe, world, given.camera) for world in (given.world, given.world + 1))
     print(f"the mini re-films a world it has never seen: {truth.world.caption}")
     made = {

@@ -36,7 +36,7 @@ def make_varied_world(seed: int, *, frames: int, dynamic: bool) -> World:
     """
     random = np.random.default_rng([seed, 5])
     noise = noise_lattice(random)
-    around, where = surroundings(random, noise, frames)
+    around, where = _surroundings(random, noise, frames)
     count = int(random.integers(FEWEST, MOST + 1))
     moving = int(random.integers(1, count // 2 + 1)) if dynamic else 0
     standing: list[Solid] = []
@@ -54,7 +54,7 @@ def make_varied_world(seed: int, *, frames: int, dynamic: bool) -> World:
     return World(solids=(*around, *standing), light=light, caption=caption)
 
 
-def surroundings(random: np.random.Generator, noise: Tensor, frames: int) -> tuple[list[Solid], str]:
+def _surroundings(random: np.random.Generator, noise: Tensor, frames: int) -> tuple[list[Solid], str]:
     if random.random() < 0.5:
         walls = str(random.choice(list(WALLS)))
         half = (random.uniform(5.5, 8.0), random.uniform(2.2, 2.8), random.uniform(9.3, 11.0))
