@@ -44,7 +44,8 @@ from track2view.train.worlds import WorldPairs, is_dynamic
 
 Frames = UInt8[Tensor, "T 3 H W"]
 
-MINI, SHUFFLED = "mini", "mini, tracks shuffled"
+STEPS = (25, 4)
+"""Of sampling: as many as usual, and a few: the fewer, the nearer a sample is to the mean of all that could be there."""
 SHOWN = 4
 COLUMNS = {
     "PSNR": "psnr",
@@ -60,12 +61,16 @@ COLUMNS = {
 }
 
 
+DRAWN = ("warp, exact depth", *(f"mini, {steps} steps{way}" for steps in STEPS for way in ("", ", tracks shuffled")))
+
+
 @dataclass(frozen=True)
 class Bench:
     """What clips are made with."""
 
     pairs: WorldPairs
-    task: AdapterTask
+    tasks: dict[int, AdapterTask]
+    """By steps of sampling."""
     vae: AutoencoderKLWan
 
     def through_vae(self, clip: Frames) -> Frames:
@@ -73,8 +78,11 @@ class Bench:
             decode(self.vae, encode(self.vae, self.pairs.encoding.grid(len(clip), (clip.shape[2], clip.shape[3])).padded(clip)))
         )
 
-    def sampled(self, example: Example) -> Frames:
-        return as_bytes(decode(self.vae, self.task.latents(example)))
+    def sampled(self, example: Example, steps: int) -> Frames:
+        return as_bytes(decode(self.vae, self.tasks[steps].latents(example)))
+
+
+Method = Callable[[Bench, PairTruth, int], Frames]
 
 
 def main() -> None:
@@ -97,8 +105,8 @@ def main() -> None:
             if name not in kept.scores or len(kept.scores[name]) <= number:
                 made[name] = clip_of(bench, truth, index)
                 kept.add(name, score_clip(truth, made[name]))
-        if MINI in made and number % max(1, given.pairs // SHOWN) == 0:
-            sheet += [truth.source.colour, truth.target.colour, made["warp, exact depth"], made[MINI], made[SHUFFLED]]
+        if len(made) == len(METHODS) and number % max(1, given.pairs // SHOWN) == 0:
+            sheet += [truth.source.colour, truth.target.colour, *(made[name] for name in DRAWN)]
             write_sheet(given.out / "pairs.png", sheet)
     table(kept.scores)
 
@@ -107,7 +115,8 @@ def loaded(worlds: Path, base: Path, adapter: Path) -> Bench:
     pairs = WorldPairs(worlds, encoded_folder(worlds, base))
     model, record = load_adapter(adapter, load_transformer(base, torch.float32))
     feed = PairFeed(pairs, seed=0, shift=record.shift)
-    return Bench(pairs, AdapterTask(model, feed, record, base, held_out=None, shift=record.shift), load_vae(base))
+    tasks = {steps: AdapterTask(model, feed, record, base, held_out=None, steps=steps, shift=record.shift) for steps in STEPS}
+    return Bench(pairs, tasks, load_vae(base))
 
 
 def truth_of(pairs: WorldPairs, index: int) -> PairTruth:
@@ -131,15 +140,20 @@ def with_other_tracks(pairs: WorldPairs, index: int) -> Example:
     return replace(pairs[index], condition=pairs[other].condition)
 
 
-METHODS: dict[str, Callable[[Bench, PairTruth, int], Frames]] = {
+def led_by(tracks: Callable[[WorldPairs, int], Example], steps: int) -> Method:
+    return lambda bench, truth, index: bench.sampled(tracks(bench.pairs, index), steps)
+
+
+METHODS: dict[str, Method] = {
     "truth through the VAE": lambda bench, truth, index: bench.through_vae(truth.target.colour),
     "copy of the source": lambda bench, truth, index: copy_of_source(truth),
     "warp, exact depth": lambda bench, truth, index: exact_warp(truth),
     "warp, exact depth, through the VAE": lambda bench, truth, index: bench.through_vae(exact_warp(truth)),
-    MINI: lambda bench, truth, index: bench.sampled(bench.pairs[index]),
-    SHUFFLED: lambda bench, truth, index: bench.sampled(with_shuffled_tracks(bench.pairs[index])),
-    "mini, another pair's tracks": lambda bench, truth, index: bench.sampled(with_other_tracks(bench.pairs, index)),
 }
+for steps in STEPS:
+    METHODS[f"mini, {steps} steps"] = led_by(lambda pairs, index: pairs[index], steps)
+    METHODS[f"mini, {steps} steps, tracks shuffled"] = led_by(lambda pairs, index: with_shuffled_tracks(pairs[index]), steps)
+    METHODS[f"mini, {steps} steps, another pair's tracks"] = led_by(with_other_tracks, steps)
 
 
 class Rows:
@@ -184,13 +198,15 @@ def as_score(row: dict[str, str]) -> PairScore:
 
 
 def table(scores: dict[str, list[PairScore]]) -> None:
-    print(f"{len(scores[MINI])} pairs; mean and 95 % interval over pairs\n")
+    print(f"{len(scores[DRAWN[0]])} pairs; mean and 95 % interval over pairs\n")
     print(f"| clip | {' | '.join(COLUMNS)} |\n|{'---|' * (1 + len(COLUMNS))}")
     for name, each in scores.items():
         print(f"| {name} | {' | '.join(cells(score_many(each)))} |")
-    for name, each in scores.items():
-        if name != MINI:
-            print(f"| mini minus: {name} | {' | '.join(cells(compare_many(scores[MINI], each)))} |")
+    for steps in STEPS:
+        mini = f"mini, {steps} steps"
+        for name, each in scores.items():
+            if name.startswith(f"{mini},") or not name.startswith("mini"):
+                print(f"| {mini} minus: {name} | {' | '.join(cells(compare_many(scores[mini], each)))} |")
 
 
 def cells(means: dict[str, Interval]) -> list[str]:

@@ -11,8 +11,9 @@ from diffusers import WanTransformer3DModel
 from track2view import training
 from track2view.cli.commands import parse
 from track2view.errors import UserError
-from track2view.model.checkpoint import load_adapter, load_transformer
+from track2view.model.checkpoint import MINI, load_adapter, load_transformer
 from track2view.model.make import new_model
+from track2view.model.parallel import trainable_parameters
 from track2view.recipes import RECIPES, WAN_1_3B, ablations, micro, mini, one_gpu, paper, recipe_named
 from track2view.train.adapter import AdapterTask
 from track2view.train.estimate import groups_of
@@ -177,3 +178,35 @@ def sampled(folder: Path) -> tuple[list[float], list[float]]:
             error = (made - true).square().mean()
             way.append(10 * float(torch.log10((true.max() - true.min()).square() / error)))
     return found
+
+
+def test_an_adapter_that_was_trained_before_is_trained_on() -> None:
+    base, adapter = MINI / "base", MINI / "adapter"
+    fresh = training.new_adapter(load_transformer(base), mini())
+    found, record = training.continued_adapter(load_transformer(base), mini(), adapter)
+    stored, _ = load_adapter(adapter, load_transformer(base))
+    own = trainable_parameters(found)
+    assert own.keys() == trainable_parameters(fresh).keys()
+    assert all(each.dtype == torch.float32 for each in own.values())
+    assert record.step > 0
+    for name, each in stored.named_parameters():
+        assert torch.equal(dict(found.named_parameters())[name], each)
+    with pytest.raises(UserError, match=r"adapter: has lora_rank 64, recipe mini 8"):
+        training.continued_adapter(load_transformer(base), replace(mini(), lora_rank=8), adapter)
+    deeper = replace(mini(), conditioner=replace(mini().conditioner, layers=2))
+    with pytest.raises(UserError, match=r"adapter: has layers 4, recipe mini 2"):
+        training.continued_adapter(load_transformer(base), deeper, adapter)
+
+
+def test_a_run_begins_with_the_adapter_it_is_given(learnt: Path, tmp_path: Path) -> None:
+    model = learnt / "out/model"
+    before, data = str(model / "adapter"), learnt / "data/worlds"
+    run = ["train", "micro", str(data), str(tmp_path / "out"), "--base", str(model / "base"), "--adapter", before, "--steps", "1"]
+    parse([*run, "--held-out", str(data)]).run()
+    rows = [json.loads(line) for line in (tmp_path / "out/log.jsonl").read_text().splitlines()]
+    first = next(row["loss"] for row in rows if "loss" in row)
+    assert first < 0.75 * float(GOLDEN.split(maxsplit=1)[0])
+    _, record = load_adapter(tmp_path / "out/model/adapter", load_transformer(tmp_path / "out/model/base"))
+    assert record.data["begun_with"] == "micro of step 20"
+    with pytest.raises(UserError, match=r"recipe mini-base trains no adapter"):
+        parse(["train", "mini-base", str(data), str(tmp_path / "base"), "--base", str(model / "base"), "--adapter", before]).run()

@@ -17,7 +17,7 @@ from torch import Tensor
 from track2view.encoded import encoded_folder
 from track2view.errors import UserError, check_positive
 from track2view.evaluate import Pair, score_clip, true_pair
-from track2view.model.checkpoint import MINI, AdapterRecord, add_lora, check_base, load_transformer, load_vae
+from track2view.model.checkpoint import MINI, AdapterRecord, add_lora, check_base, load_adapter, load_transformer, load_vae
 from track2view.model.conditioners.tracks import TrackConditioner
 from track2view.model.cost import Shape
 from track2view.model.dual_view import DualViewModel
@@ -54,6 +54,7 @@ def run(
     device: str = "cpu",
     sharding: Sharding = "none",
     loaders: int = 0,
+    adapter: Path | None = None,
     resume: bool = False,
 ) -> None:
     """Train a recipe into ``out`` (:func:`track2view.train.loop.train`).
@@ -61,6 +62,7 @@ def run(
     Args:
         data: what ``track2view scenes clips`` or ``track2view curate run`` wrote, encoded with the base.
         base: in Wan's layout; a VAE begins from nothing without one.
+        adapter: begins with these weights instead of fresh ones, on whichever base of its width.
         held_out: data of the same kind to validate on.
         resume: go on with the run that ``out`` holds.
 
@@ -76,7 +78,7 @@ def run(
         recipe.plan.accumulation(here.count)
         if isinstance(recipe, AdapterRecipe):
             check_room(estimate(recipe, base, processes=here.count, sharding=sharding), recipe, out, here.device)
-        task = build(recipe, data, base, held_out, here.device)
+        task = build(recipe, data, base, held_out, here.device, adapter)
         task.feed.verify()
         train(task, recipe.plan, as_json(recipe), out, here, sharding=sharding, loaders=loaders)
 
@@ -153,12 +155,16 @@ def as_json(recipe: Recipe) -> dict[str, Any]:
     return json.loads(json.dumps({name: value for name, value in flat(asdict(recipe)).items() if name not in reported}))
 
 
-def build(recipe: Recipe, data: Path, base: Path | None, held_out: Path | None, device: torch.device) -> Task[Any, Any]:
+def build(
+    recipe: Recipe, data: Path, base: Path | None, held_out: Path | None, device: torch.device, adapter: Path | None = None
+) -> Task[Any, Any]:
     """What a recipe trains, with its data.
 
     Raises:
         UserError: what is missing or does not fit.
     """
+    if adapter is not None and not isinstance(recipe, AdapterRecipe):
+        raise UserError(f"recipe {recipe.name} trains no adapter to begin with {adapter}; leave --adapter out")
     if isinstance(recipe, VaeRecipe):
         return _vae_task(recipe, data, base, held_out)
     if base is None:
@@ -166,7 +172,7 @@ def build(recipe: Recipe, data: Path, base: Path | None, held_out: Path | None, 
     check_base(base)
     if isinstance(recipe, BaseRecipe):
         return _base_task(recipe, data, base, held_out)
-    return _adapter_task(recipe, data, base, held_out, device)
+    return _adapter_task(recipe, data, base, held_out, device, adapter)
 
 
 def new_adapter(transformer: WanTransformer3DModel, recipe: AdapterRecipe) -> DualViewModel:
@@ -179,6 +185,28 @@ def new_adapter(transformer: WanTransformer3DModel, recipe: AdapterRecipe) -> Du
     if recipe.lora_rank:
         add_lora(transformer, recipe.lora_rank, recipe.lora_alpha)
     return DualViewModel(transformer, conditioner, recipe.modes)
+
+
+def continued_adapter(transformer: WanTransformer3DModel, recipe: AdapterRecipe, folder: Path) -> tuple[DualViewModel, AdapterRecord]:
+    """A base with an adapter that was trained before, to be trained on as :func:`new_adapter`'s; and what that adapter says of itself.
+
+    Raises:
+        UserError: an adapter of another shape than the recipe's, by the field's name.
+    """
+    transformer.requires_grad_(recipe.all_weights)
+    model, record = load_adapter(folder, transformer, recipe.modes)
+    there = {
+        "lora_rank": record.lora_rank,
+        "lora_alpha": record.lora_alpha,
+        **{name: model.conditioner.config[name] for name in asdict(recipe.conditioner)},
+    }
+    asked = {"lora_rank": recipe.lora_rank, "lora_alpha": recipe.lora_alpha, **asdict(recipe.conditioner)}
+    for name, value in asked.items():
+        if there[name] != value:
+            raise UserError(
+                f"{folder}: has {name} {there[name]!r}, recipe {recipe.name} {value!r}; give one of this shape, or begin afresh"
+            )
+    return model.train(), record
 
 
 def estimate(recipe: AdapterRecipe, base: Path | None, *, processes: int, sharding: Sharding = "none") -> Estimate:
@@ -216,9 +244,17 @@ def check_room(found: Estimate, recipe: Recipe, out: Path, device: torch.device)
         raise UserError(f"{out}: checkpoints need about {needed / 1e9:.2f} GB, {room / 1e9:.2f} are free; free some, or give another OUT")
 
 
-def _adapter_task(recipe: AdapterRecipe, data: Path, base: Path, held_out: Path | None, device: torch.device) -> AdapterTask:
+def _adapter_task(
+    recipe: AdapterRecipe, data: Path, base: Path, held_out: Path | None, device: torch.device, adapter: Path | None
+) -> AdapterTask:
     trained_half = recipe.plan.precision == "bfloat16" and not recipe.all_weights and device.type == "cuda"
-    model = new_adapter(load_transformer(base, torch.bfloat16 if trained_half else torch.float32), recipe)
+    transformer = load_transformer(base, torch.bfloat16 if trained_half else torch.float32)
+    begun: dict[str, object] = {}
+    if adapter is None:
+        model = new_adapter(transformer, recipe)
+    else:
+        model, earlier = continued_adapter(transformer, recipe, adapter)
+        begun = {"begun_with": f"{earlier.recipe or 'an adapter'} of step {earlier.step}"}
     whole = _pairs(data, base)
     pairs = whole if recipe.examples is None else Some(whole, range(recipe.examples))
     worlds = whole.record if isinstance(whole, WorldPairs) else None
@@ -235,7 +271,7 @@ def _adapter_task(recipe: AdapterRecipe, data: Path, base: Path, held_out: Path 
         size=None if worlds is None else worlds.size,
         guidance=recipe.guidance,
         recipe=recipe.name,
-        data={"fingerprint": pairs.fingerprint(), "examples": len(pairs)},
+        data={"fingerprint": pairs.fingerprint(), "examples": len(pairs), **begun},
     )
     feed = PairFeed(pairs, seed=recipe.plan.seed, shift=recipe.shift, tracks=recipe.tracks)
     return AdapterTask(

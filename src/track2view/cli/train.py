@@ -21,6 +21,8 @@ class Train:
     """Base in diffusers' Wan layout."""
     held_out: Path | None = None
     """Data of the same kind to validate on."""
+    adapter: Path | None = None
+    """Begin with the weights of this adapter, trained on this base or another of its width, instead of fresh ones."""
     device: str = "cpu"
     """Where to train: cpu, cuda."""
     sharding: Literal["none", "zero1", "fsdp2"] = "none"
@@ -61,6 +63,7 @@ class Train:
             device=self.device,
             sharding=self.sharding,
             loaders=self.loaders,
+            adapter=self.adapter,
             resume=self.resume,
         )
         print(self.out / "model")
