@@ -69,7 +69,17 @@ class BundleState:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Linearised:
+class FocalPull:
+    """What draws the log focal length to a value, in squared pixels: the weight of a prior beside residuals."""
+
+    log_focal: float
+    weight: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Linearised:
+    """Residuals and their derivatives by poses (rotation, then centre), log focal length and log inverse depth."""
+
     residual: Float64[np.ndarray, "M 2"]
     in_front: Bool[np.ndarray, "M"]
     by_frame: Float64[np.ndarray, "M 2 6"]
@@ -94,13 +104,14 @@ def residuals(state: BundleState, seen: Observations) -> tuple[Float64[np.ndarra
     return state.focal * in_camera[:, :2] / depth[:, None] - seen.pixels, in_camera[:, 2] > 1e-3
 
 
-def solve(state: BundleState, seen: Observations, *, free: range, free_focal: bool, scale: float, iterations: int) -> BundleState:
-    """Levenberg-Marquardt under a Geman-McClure loss of ``scale`` pixels; poses outside ``free`` are held."""
+def solve(state: BundleState, seen: Observations, *, free: range, focal: FocalPull | None, scale: float, iterations: int) -> BundleState:
+    """Levenberg-Marquardt under a Geman-McClure loss of ``scale`` pixels; poses outside ``free``, and a focal length that nothing
+    pulls, are held."""
     damping = 1e-3
-    cost = _cost(state, seen, scale)
+    cost = _cost(state, seen, scale, focal)
     for _ in range(iterations):
-        hessian, gradient, coupling, depth_hessian, depth_gradient = _normal_equations(state, seen, scale)
-        moving = np.concatenate([np.arange(free.start * BLOCK, free.stop * BLOCK), [len(state.centre) * BLOCK] * free_focal]).astype(int)
+        hessian, gradient, coupling, depth_hessian, depth_gradient = normal_equations(state, seen, scale, focal)
+        moving = _moving(state, free, focal=focal is not None)
         coupling, gradient = coupling[:, moving], gradient[moving]
         hessian = hessian[np.ix_(moving, moving)]
         candidate, new_cost = state, cost
@@ -110,8 +121,8 @@ def solve(state: BundleState, seen: Observations, *, free: range, free_focal: bo
             reduced[np.diag_indices_from(reduced)] += damping * np.diag(hessian) + 1e-9
             step = _solve_spd(reduced, -(gradient - coupling.T @ (depth_gradient / depth_damped)))
             depth_step = (-depth_gradient - coupling @ step) / depth_damped
-            candidate = _moved(state, free, free_focal, step, depth_step)
-            new_cost = _cost(candidate, seen, scale)
+            candidate = _moved(state, free, focal is not None, step, depth_step)
+            new_cost = _cost(candidate, seen, scale, focal)
             damping = max(damping / 5, 1e-9) if new_cost < cost else damping * 6
         if not new_cost < cost:
             break
@@ -121,17 +132,18 @@ def solve(state: BundleState, seen: Observations, *, free: range, free_focal: bo
     return state
 
 
-def focal_deviation(state: BundleState, seen: Observations, free: range, scale: float) -> float:
-    """Marginal standard deviation of the log focal length, from the residuals' own spread."""
-    hessian, _, coupling, depth_hessian, _ = _normal_equations(state, seen, scale)
-    moving = np.concatenate([np.arange(free.start * BLOCK, free.stop * BLOCK), [len(state.centre) * BLOCK]])
-    reduced = hessian[np.ix_(moving, moving)] - coupling[:, moving].T @ (coupling[:, moving] / depth_hessian[:, None])
+def focal_step(state: BundleState, seen: Observations, free: range, scale: float) -> tuple[float, float]:
+    """Where one step of Newton's would take the log focal length if nothing pulled it, all else re-solved; and how much a pull of
+    one squared pixel would."""
+    hessian, gradient, coupling, depth_hessian, depth_gradient = normal_equations(state, seen, scale, None)
+    moving = _moving(state, free, focal=True)
+    coupling, gradient = coupling[:, moving], gradient[moving]
+    reduced = hessian[np.ix_(moving, moving)] - coupling.T @ (coupling / depth_hessian[:, None])
     reduced[np.diag_indices_from(reduced)] += 1e-6
     unit = np.zeros(len(moving))
     unit[-1] = 1.0
-    error, in_front = residuals(state, seen)
-    spread = 1.4826 * float(np.median(np.abs(error[in_front]))) if in_front.any() else 1.0
-    return spread * float(np.sqrt(max(_solve_spd(reduced, unit)[-1], 0.0)))
+    answer = _solve_spd(reduced, unit)
+    return -float(answer @ (gradient - coupling.T @ (depth_gradient / depth_hessian))), float(answer[-1])
 
 
 def resect(
@@ -253,7 +265,7 @@ def _cross(vectors: Float64[np.ndarray, "M 3"]) -> Float64[np.ndarray, "M 3 3"]:
     return out - out.transpose(0, 2, 1)
 
 
-def _linearise(state: BundleState, seen: Observations) -> _Linearised:
+def linearise(state: BundleState, seen: Observations) -> Linearised:
     in_camera, by_depth = _in_camera(state, seen)
     slope = _projection_slope(in_camera, state.focal)
     rotation, anchor = state.rotation[seen.frame], seen.anchor[seen.track]
@@ -263,7 +275,7 @@ def _linearise(state: BundleState, seen: Observations) -> _Linearised:
     slope_anchor = slope_rotation @ state.rotation[anchor].transpose(0, 2, 1)
     ray_by_log_focal = rays * np.array([-1.0, -1.0, 0.0])
     projected = state.focal * in_camera[:, :2] / np.maximum(in_camera[:, 2:], 1e-6)
-    return _Linearised(
+    return Linearised(
         residual=projected - seen.pixels,
         in_front=in_camera[:, 2] > 1e-3,
         by_frame=np.concatenate([-slope @ _cross(in_camera), -depth * slope_rotation], axis=2),
@@ -273,13 +285,13 @@ def _linearise(state: BundleState, seen: Observations) -> _Linearised:
     )
 
 
-def _normal_equations(
-    state: BundleState, seen: Observations, scale: float
+def normal_equations(
+    state: BundleState, seen: Observations, scale: float, focal: FocalPull | None
 ) -> tuple[
     Float64[np.ndarray, "C C"], Float64[np.ndarray, "C"], Float64[np.ndarray, "N C"], Float64[np.ndarray, "N"], Float64[np.ndarray, "N"]
 ]:
     """Hessian and gradient of poses and log focal, their coupling with inverse depths, and these depths' own."""
-    linear = _linearise(state, seen)
+    linear = linearise(state, seen)
     root = np.sqrt(linear.in_front * _weight(linear.residual, scale))
     residual = linear.residual * root[:, None]
     by_frame, by_anchor = linear.by_frame * root[:, None, None], linear.by_anchor * root[:, None, None]
@@ -307,13 +319,23 @@ def _normal_equations(
     coupling[:, -1] = np.bincount(seen.track, (by_focal * by_depth).sum(-1), tracks)
     depth_hessian = np.bincount(seen.track, (by_depth**2).sum(-1), tracks) + PRIOR_WEIGHT
     depth_gradient = np.bincount(seen.track, (by_depth * residual).sum(-1), tracks) + PRIOR_WEIGHT * np.log(state.inverse_depth)
+    if focal is not None:
+        hessian[-1, -1] += focal.weight
+        gradient[-1] += focal.weight * (np.log(state.focal) - focal.log_focal)
     return hessian, gradient, coupling, depth_hessian, depth_gradient
 
 
-def _cost(state: BundleState, seen: Observations, scale: float) -> float:
+def _moving(state: BundleState, free: range, *, focal: bool) -> Int64[np.ndarray, "C"]:
+    """Places in the normal equations of what is solved for."""
+    poses = np.arange(free.start * BLOCK, free.stop * BLOCK)
+    return np.append(poses, len(state.centre) * BLOCK) if focal else poses
+
+
+def _cost(state: BundleState, seen: Observations, scale: float, focal: FocalPull | None) -> float:
     error, in_front = residuals(state, seen)
     robust = scale**2 * np.where(in_front, _loss(error, scale), 1.0)
-    return float(robust.sum() + PRIOR_WEIGHT * (np.log(state.inverse_depth) ** 2).sum())
+    pulled = 0.0 if focal is None else focal.weight * (np.log(state.focal) - focal.log_focal) ** 2
+    return float(robust.sum() + PRIOR_WEIGHT * (np.log(state.inverse_depth) ** 2).sum() + pulled)
 
 
 def robust_cost(state: BundleState, seen: Observations, scale: float) -> float:

@@ -1,15 +1,15 @@
 """The camera's path and focal length from flow tracks, by growing a bundle adjustment (design section 9)."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 
-from track2view.trackers.bundle import Observations, focal_deviation, residuals, solve
+from track2view.trackers.bundle import Observations, residuals, solve
 from track2view.trackers.flow import NeighbourFlow, follow
+from track2view.trackers.focal import FocalBelief, FocalEvidence
 from track2view.trackers.growth import (
-    FOCAL_DEVIATION,
     GROWTH,
     MIN_TRACKS,
     all_frames,
@@ -17,10 +17,8 @@ from track2view.trackers.growth import (
     grow,
     keyframes_of,
     static_tracks,
-    turns_or_travels,
 )
 
-FOCAL_FROM_FRAMES = 36
 GROWTH_SCALE = 1.0
 FOCAL_GUESSES = (1.0, 0.8, 1.25)
 SOWING_ROWS = 20
@@ -42,7 +40,8 @@ class CameraMotion:
 
     Attributes:
         focal: in working pixels.
-        focal_estimated: whether the clip told it.
+        focal_estimated: whether the clip told it, rather than what is believed of lenses.
+        focal_deviation: of its logarithm; 0 where it was given.
         static: which of the tracks it was found from agree with a still scene.
         error: median reprojection error of these, in working pixels.
     """
@@ -51,6 +50,7 @@ class CameraMotion:
     centre: Float64[np.ndarray, "T 3"]
     focal: float
     focal_estimated: bool
+    focal_deviation: float
     static: Bool[np.ndarray, "N"]
     error: float
 
@@ -81,8 +81,8 @@ def sow(flow: NeighbourFlow, keyframes: Int64[np.ndarray, "K"]) -> FlowTracks:
     )
 
 
-def estimate(flow: NeighbourFlow, focal: float, *, focal_known: bool) -> CameraMotion:
-    """Find poses and, where the clip tells it, the focal length; ``focal`` (working pixels) starts it, or is kept."""
+def estimate(flow: NeighbourFlow, focal: float | None) -> CameraMotion:
+    """Find poses and, where it is not given in working pixels, the focal length."""
     count = len(flow.grey)
     keyframes = keyframes_of(count)
     tracks = sow(flow, keyframes)
@@ -91,18 +91,22 @@ def estimate(flow: NeighbourFlow, focal: float, *, focal_known: bool) -> CameraM
     usable = tracks.visible[keyframes].sum(0) >= min(3, len(keyframes))
     seen = Observations.of(centred[keyframes], tracks.visible[keyframes] & usable, on_key)
     scale = GROWTH_SCALE * min(flow.size) / 480
-    state = at_identity(len(keyframes), len(on_key), focal)
-    guesses = (1.0,) if focal_known else FOCAL_GUESSES
-    state = grow(state, seen, keyframes, scale, guesses, free_focal_from=None if focal_known else FOCAL_FROM_FRAMES)
+    belief = FocalBelief.of_lenses(max(flow.size)) if focal is None else None
+    state = at_identity(len(keyframes), len(on_key), belief.focal if belief is not None else focal)
+    state = grow(state, seen, keyframes, scale, (1.0,) if belief is None else FOCAL_GUESSES, belief)
     static = static_tracks(state, seen) & usable
     if static.sum() >= MIN_TRACKS:
         seen = seen.where(static[seen.track])
     free = range(1, len(keyframes))
-    telling = count >= FOCAL_FROM_FRAMES and not focal_known and turns_or_travels(state, seen)
-    estimated = telling and focal_deviation(state, seen, free, 1.0) < FOCAL_DEVIATION
-    if not estimated:
-        state = replace(state, focal=focal)
-    state = solve(state, seen, free=free, free_focal=estimated, scale=1.0, iterations=30)
+    estimated, deviation = False, 0.0
+    if belief is None:
+        state = solve(state, seen, free=free, focal=None, scale=1.0, iterations=30)
+    else:
+        for _ in range(2):
+            evidence = FocalEvidence.of(state, seen, free, 1.0)
+            state = solve(state, seen, free=free, focal=evidence.pull(belief), scale=1.0, iterations=30)
+        evidence = FocalEvidence.of(state, seen, free, 1.0)
+        estimated, deviation = evidence.decides(belief), evidence.left_open(belief)
     error, in_front = residuals(state, seen)
     rotation, centre = all_frames(state, seen, keyframes, centred, tracks.visible, static)
     return CameraMotion(
@@ -110,6 +114,7 @@ def estimate(flow: NeighbourFlow, focal: float, *, focal_known: bool) -> CameraM
         centre=centre,
         focal=state.focal,
         focal_estimated=estimated,
+        focal_deviation=deviation,
         static=static,
         error=float(np.median(np.linalg.norm(error[in_front], axis=-1))) if in_front.any() else 0.0,
     )

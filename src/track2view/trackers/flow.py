@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Float16, Float32, Float64, UInt8
 
 from track2view.progress import progress
 from track2view.records import Clip, Size
+from track2view.trackers.shots import flashes
 
 WORKING_SHORT_SIDE = 480
 STORED_STRIDE = 2
@@ -22,8 +23,6 @@ STRETCH_ARM = 6.0
 STRETCH_ARMS = np.array([[STRETCH_ARM, 0], [-STRETCH_ARM, 0], [0, STRETCH_ARM], [0, -STRETCH_ARM]], np.float32)
 MAX_STRETCH = 2.0
 PATCH_ERROR = 12.0
-CUT_TRUST = 0.25
-CUT_LIKENESS = 0.6
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,7 +31,7 @@ class NeighbourFlow:
 
     Attributes:
         size: (H, W) of the working images; flow is in their pixels.
-        grey: the working images.
+        grey: the working images; of a flash, what was there without it.
         forward: channels (du, dv, trusted) from frame t to t + 1; trusted is 1 where forward and backward agree.
         backward: the same from frame t + 1 to t.
     """
@@ -80,6 +79,8 @@ def neighbour_flow(clip: Clip) -> NeighbourFlow:
     forward, backward = np.empty(stored, np.float16), np.empty(stored, np.float16)
     grey = np.stack([_grey_frame(clip, index) for index in range(len(clip))])
     solver = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    for before, after in flashes(grey):
+        grey[before + 1 : after] = _between(grey[before], grey[after], after - before, solver)
     for step in progress(range(len(clip) - 1), "dense flow", len(clip) - 1):
         there = _halve(solver.calc(grey[step], grey[step + 1], None))  # pyrefly: ignore
         back = _halve(solver.calc(grey[step + 1], grey[step], None))  # pyrefly: ignore
@@ -219,17 +220,21 @@ def _sheet(
     return cv2.remap(image, u.reshape(side), v.reshape(side), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
-def shot_changes(flow: NeighbourFlow) -> list[int]:
-    """Frames that begin a new shot: hardly any flow can be trusted across the cut, unlike around it, and nothing looks alike."""
-    trusted = flow.forward[..., 2].mean((1, 2), dtype=np.float32)
-    cuts = []
-    for step in np.flatnonzero(trusted < CUT_TRUST):
-        around = np.concatenate([trusted[max(0, step - 3) : step], trusted[step + 1 : step + 4]])
-        small = [cv2.resize(flow.grey[index], (32, 24), interpolation=cv2.INTER_AREA).ravel() for index in (step, step + 1)]
-        alike = np.corrcoef(small[0], small[1])[0, 1] if min(np.ptp(each) for each in small) else 0.0
-        if (not len(around) or np.median(around) > 2 * CUT_TRUST) and alike < CUT_LIKENESS:
-            cuts.append(int(step) + 1)
-    return cuts
+def _between(
+    first: UInt8[np.ndarray, "H W"], last: UInt8[np.ndarray, "H W"], steps: int, solver: cv2.DISOpticalFlow
+) -> list[UInt8[np.ndarray, "H W"]]:
+    """Pictures between two that are so many frames apart, each halfway along the flow between them."""
+    height, width = first.shape
+    column, row = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    back = solver.calc(last, first, None)  # pyrefly: ignore
+    found = []
+    for step in range(1, steps):
+        share = np.float32(step / steps)
+        moved = cv2.remap(
+            first, column + share * back[..., 0], row + share * back[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        )
+        found.append(moved)
+    return found
 
 
 def _halve(field: Float32[np.ndarray, "H W 2"]) -> Float32[np.ndarray, "h w 2"]:

@@ -14,7 +14,6 @@ from track2view.trackers.bundle import (
     ANNEALING,
     BundleState,
     Observations,
-    focal_deviation,
     resect,
     residuals,
     robust_cost,
@@ -22,10 +21,11 @@ from track2view.trackers.bundle import (
     triangulate,
     world_directions,
 )
+from track2view.trackers.focal import FocalBelief, FocalEvidence
 
 GROWTH = 12
 MAX_KEYFRAMES = 120
-FOCAL_DEVIATION = 0.01
+FOCAL_FROM_FRAMES = 36
 FOCAL_VIEW_DEGREES = 1.0
 STATIC_PERCENTILE = 90
 STATIC_PIXELS = 3.0
@@ -54,9 +54,14 @@ def grow(
     keyframes: Int64[np.ndarray, "K"],
     scale: float,
     guesses: tuple[float, ...],
-    free_focal_from: int | None,
+    belief: FocalBelief | None,
 ) -> BundleState:
-    """Solve the first frames from identity, then add frames at constant velocity, each resected before all are solved."""
+    """Solve the first frames from identity, then add frames at constant velocity, each resected before all are solved.
+
+    Args:
+        guesses: factors of the focal length to try first.
+        belief: about the focal length, which is solved for too as soon as the clip may tell it; None keeps it.
+    """
     count = len(keyframes)
     solved = min(GROWTH, count)
     first = seen.where((seen.frame < solved) & (seen.anchor[seen.track] < solved))
@@ -72,10 +77,11 @@ def grow(
         placed = known | (seen.anchor < solved)
         state = replace(state, inverse_depth=np.where(placed, state.inverse_depth, triangulated))
         free = range(1, until)
-        state = solve(state, window, free=free, free_focal=False, scale=scale, iterations=8)
-        due = free_focal_from is not None and until * (keyframes[1] - keyframes[0]) >= free_focal_from
-        if due and turns_or_travels(state, window) and focal_deviation(state, window, free, scale) < FOCAL_DEVIATION:
-            state = solve(state, window, free=free, free_focal=True, scale=scale, iterations=12)
+        state = solve(state, window, free=free, focal=None, scale=scale, iterations=8)
+        due = until * (keyframes[1] - keyframes[0]) >= FOCAL_FROM_FRAMES
+        if belief is not None and due and turns_or_travels(state, window):
+            pull = FocalEvidence.of(state, window, free, scale).pull(belief)
+            state = solve(state, window, free=free, focal=pull, scale=scale, iterations=12)
         known = _agreeing(state, window)
         solved = until
     return state
@@ -100,7 +106,7 @@ def _solve_first(state: BundleState, first: Observations, solved: int, scale: fl
     for start, widths in ((state, IDENTITY_SCALES), *((start, TWO_VIEW_SCALES) for start in starts[:TRIED_STARTS])):
         candidate = start
         for width in widths:
-            candidate = solve(candidate, first, free=range(1, solved), free_focal=False, scale=width * scale, iterations=20)
+            candidate = solve(candidate, first, free=range(1, solved), focal=None, scale=width * scale, iterations=20)
         candidates.append(candidate)
     return min(candidates, key=lambda candidate: robust_cost(candidate, first, scale))
 

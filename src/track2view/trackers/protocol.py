@@ -13,8 +13,9 @@ class TrackingReport:
 
     Attributes:
         tracker: its name.
-        focal_estimated: whether the clip told the focal length, or a prior was kept.
+        focal_estimated: whether the clip told the focal length, rather than what is believed of lenses.
         horizontal_fov: degrees.
+        fov_deviation: standard deviation of that, in degrees; 0 where it was given.
         parallax_degrees: median over tracks of the largest angle between the rays that saw one point.
         reprojection_pixels: median error of the static tracks.
         share_lost: of (track, frame) entries, not seen.
@@ -30,6 +31,7 @@ class TrackingReport:
     share_lost: float
     share_moving: float
     warnings: tuple[str, ...] = ()
+    fov_deviation: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -54,11 +54,11 @@ def rigid_thing(points: Float32[np.ndarray, "T N 2"], visible: Bool[np.ndarray, 
     chosen = usable[np.linspace(0, len(usable) - 1, min(SOLVED_TRACKS, len(usable))).astype(int)]
     seen = Observations.of(points[keyframes][:, chosen], on_key[:, chosen], anchor[chosen])
     state = at_identity(len(keyframes), len(chosen), focal)
-    state = grow(state, seen, keyframes, 1.0, (1.0,), free_focal_from=None)
+    state = grow(state, seen, keyframes, 1.0, (1.0,), belief=None)
     agreeing = static_tracks(state, seen)
     if agreeing.sum() < MIN_TRACKS:
         return None
-    state = solve(state, seen.where(agreeing[seen.track]), free=range(1, len(keyframes)), free_focal=False, scale=1.0, iterations=20)
+    state = solve(state, seen.where(agreeing[seen.track]), free=range(1, len(keyframes)), focal=None, scale=1.0, iterations=20)
     return _placed(state, points, visible, keyframes, anchor, typical=float(np.median(state.inverse_depth[agreeing])), begin=begin)
 
 

@@ -13,13 +13,13 @@ from track2view.progress import progress
 from track2view.records import CameraPath, Clip, Queries, TrackSet, horizontal_fov, scale_of
 from track2view.trackers.again import seen_again
 from track2view.trackers.bundle import BundleState, Observations, canonical_pixels, residuals, triangulate, world_directions
-from track2view.trackers.camera_motion import CameraMotion, estimate
-from track2view.trackers.flow import EDGE_WINDOW, NeighbourFlow, follow, neighbour_flow, shot_changes
+from track2view.trackers.camera_motion import estimate
+from track2view.trackers.flow import EDGE_WINDOW, NeighbourFlow, follow, neighbour_flow
 from track2view.trackers.growth import STATIC_PIXELS
 from track2view.trackers.moving_things import Ground, ImageTracks, View, carry, group, place
 from track2view.trackers.protocol import Tracking, TrackingReport
+from track2view.trackers.shots import shot_changes
 
-FOCAL_PER_LONGER_SIDE = 1.0
 LOW_PARALLAX_DEGREES = 0.5
 STATIC_SHARE = 0.6
 SUPPORT_SPACING = 16
@@ -50,8 +50,8 @@ class SfmTracker:
     """Design section 9's default tracker.
 
     Attributes:
-        fov: horizontal field of view in degrees where the user knows it; else estimated, or about 53° where the clip
-            does not tell.
+        fov: horizontal field of view in degrees where the user knows it; else what the clip tells, weighed with what lenses people
+            have.
     """
 
     fov: float | None = None
@@ -74,17 +74,13 @@ class SfmTracker:
         if max(float(clip.frames[index].float().std()) for index in (0, len(clip) // 2, -1)) < FLAT_IMAGE:
             raise UserError("the frames are blank (all one colour); there is nothing to track")
         flow = neighbour_flow(clip)
-        if cuts := shot_changes(flow):
-            seconds = float(cuts[0] / clip.fps)
-            raise UserError(
-                f"the shot changes at {seconds:.2f} s (frame {cuts[0]} of the window); one camera path cannot span it: "
-                f"use --end {seconds:.2f} or --start {seconds:.2f}, counted from the window's start"
-            )
+        if changes := shot_changes(flow.grey, flow.forward[..., 2].mean((1, 2), dtype=np.float32)):
+            raise UserError(f"{changes[0].in_words(float(clip.fps))}, counted from the window's start")
         known_fov = self.fov is not None or camera is not None
         if camera is None:
-            camera, estimated = _estimate_camera(clip, flow, self.fov)
+            camera, estimated, deviation = _estimate_camera(clip, flow, self.fov)
         else:
-            camera, estimated = camera.resized(clip.size), camera.focal_known
+            camera, estimated, deviation = camera.resized(clip.size), camera.focal_known, 0.0
         wanted, support = _lift(flow, camera, queries), _lift(flow, camera, _support_queries(flow))
         if _typical_parallax(support) < LOW_PARALLAX_DEGREES:
             wanted, support = _flattened(wanted, camera), _flattened(support, camera)
@@ -103,15 +99,14 @@ class SfmTracker:
             scale = scale_of(tracks, camera)
             tracks = replace(tracks, xyz_world=tracks.xyz_world / scale)
             camera = camera.scaled(1 / scale, "scene")
-        report = _report(self.name, wanted, support, camera, estimated=estimated, known_fov=known_fov)
+        report = _report(self.name, wanted, support, camera, estimated=estimated, known_fov=known_fov, focal_deviation=deviation)
         return Tracking(tracks=tracks, camera=camera, report=report, flow=flow)
 
 
-def _estimate_camera(clip: Clip, flow: NeighbourFlow, fov: float | None) -> tuple[CameraPath, bool]:
+def _estimate_camera(clip: Clip, flow: NeighbourFlow, fov: float | None) -> tuple[CameraPath, bool, float]:
+    """The path, whether the clip told its focal length, and the deviation of the logarithm of that."""
     height, width = flow.size
-    prior = FOCAL_PER_LONGER_SIDE * max(height, width)
-    focal = prior if fov is None else 0.5 * width / math.tan(math.radians(fov) / 2)
-    motion: CameraMotion = estimate(flow, focal, focal_known=fov is not None)
+    motion = estimate(flow, None if fov is None else 0.5 * width / math.tan(math.radians(fov) / 2))
     poses = rigid(torch.from_numpy(motion.rotation).mT, torch.from_numpy(motion.centre))
     intrinsics = torch.tensor([[motion.focal, 0, width / 2], [0, motion.focal, height / 2], [0, 0, 1]], dtype=torch.float64)
     working = CameraPath(
@@ -121,7 +116,7 @@ def _estimate_camera(clip: Clip, flow: NeighbourFlow, fov: float | None) -> tupl
         unit="scene",
         fps=float(clip.fps),
     )
-    return working.resized(clip.size), motion.focal_estimated
+    return working.resized(clip.size), motion.focal_estimated, motion.focal_deviation
 
 
 def _support_queries(flow: NeighbourFlow) -> Queries:
@@ -264,10 +259,13 @@ def _confidence(lifted: _Lifted) -> Float32[np.ndarray, "T N"]:
     return np.where(lifted.visible, np.float32(1.0), np.float32(0.5)) * per_track.astype(np.float32)
 
 
-def _report(name: str, wanted: _Lifted, support: _Lifted, camera: CameraPath, *, estimated: bool, known_fov: bool) -> TrackingReport:
+def _report(
+    name: str, wanted: _Lifted, support: _Lifted, camera: CameraPath, *, estimated: bool, known_fov: bool, focal_deviation: float
+) -> TrackingReport:
     still = ~support.moving & (support.visible.sum(0) > 2)
     parallax = _typical_parallax(support)
     fov = horizontal_fov(camera.intrinsics[0], camera.size)
+    fov_deviation = math.degrees(focal_deviation * math.sin(math.radians(fov)))
     moving = float(support.moving.mean())
     lost = 1.0 - float(wanted.visible.mean())
     warnings = []
@@ -277,7 +275,9 @@ def _report(name: str, wanted: _Lifted, support: _Lifted, camera: CameraPath, *,
             "moves that only turn or zoom come out right, moves that travel do not"
         )
     if not estimated and not known_fov:
-        warnings.append(f"the clip does not tell the focal length: assumed {fov:.0f}° wide; give --fov if you know it")
+        warnings.append(
+            f"the clip hardly tells the focal length: {fov:.0f}° wide, give or take {fov_deviation:.0f}°; give --fov if you know it"
+        )
     if moving > 0.5:
         warnings.append(f"{100 * moving:.0f} % of the tracks move on their own: the camera's path may follow them instead of the scene")
     if lost > 0.8:
@@ -291,4 +291,5 @@ def _report(name: str, wanted: _Lifted, support: _Lifted, camera: CameraPath, *,
         share_lost=lost,
         share_moving=float(wanted.moving.mean()) if len(wanted.moving) else 0.0,
         warnings=tuple(warnings),
+        fov_deviation=fov_deviation,
     )

@@ -1,0 +1,89 @@
+"""How long the lens is: what the clip tells, how surely, and what is believed where it tells little."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from test_trackers import FREE, exact_problem
+
+from track2view.trackers.bundle import BundleState, FocalPull, Observations, focal_step, residuals, solve
+from track2view.trackers.focal import FocalBelief, FocalEvidence
+
+CAMERAS = range(1, 8)
+
+
+def noisy_problem(seed: int, together: float = 0.0, turn: float = 1.0) -> tuple[BundleState, Observations]:
+    """Observations with errors of half a pixel, of which a share is the same for all that start in one part of the picture."""
+    truth, seen = exact_problem(points=240, seed=seed)
+    random = np.random.default_rng(seed + 100)
+    if turn != 1.0:
+        still = replace(truth, rotation=truth.rotation[:1].repeat(8, 0), centre=truth.centre * turn)
+        error, _ = residuals(still, seen)
+        truth, seen = still, replace(seen, pixels=seen.pixels + error)
+    own = random.normal(0, 0.5, seen.pixels.shape)
+    part = (seen.anchor_pixels[seen.track, 0] > 0) * 2 + (seen.anchor_pixels[seen.track, 1] > 0)
+    shared = random.normal(0, 0.5, (4, 8, 2))[part, seen.frame]
+    error = math.sqrt(1 - together) * own + math.sqrt(together) * shared
+    return truth, replace(seen, pixels=seen.pixels + error)
+
+
+def solved(truth: BundleState, seen: Observations) -> tuple[BundleState, FocalEvidence]:
+    state = solve(truth, seen, free=CAMERAS, focal=FREE, scale=5.0, iterations=60)
+    return state, FocalEvidence.of(state, seen, CAMERAS, 5.0)
+
+
+def test_a_step_leads_to_the_solution() -> None:
+    truth, seen = noisy_problem(0)
+    free, _ = solved(truth, seen)
+    step, _ = focal_step(free, seen, CAMERAS, 5.0)
+    assert abs(step) < 1e-3
+    held = FocalPull(log_focal=math.log(free.focal) + 0.01, weight=1e9)
+    moved = solve(free, seen, free=CAMERAS, focal=held, scale=5.0, iterations=60)
+    step, _ = focal_step(moved, seen, CAMERAS, 5.0)
+    assert step == pytest.approx(-0.01, rel=0.15)
+
+
+def test_a_pull_on_the_focal_length_is_weighed_with_what_views_tell() -> None:
+    truth, seen = noisy_problem(1)
+    free, _ = solved(truth, seen)
+    information = 1 / focal_step(free, seen, CAMERAS, 5.0)[1]
+    elsewhere = math.log(free.focal) + 0.02
+    for weight, share in ((0.0, 0.0), (information, 0.5), (1e4 * information, 1.0)):
+        pull = FocalPull(log_focal=elsewhere, weight=weight)
+        found = solve(free, seen, free=CAMERAS, focal=pull, scale=5.0, iterations=60)
+        assert math.log(found.focal / free.focal) == pytest.approx(0.02 * share, abs=1.5e-3)
+
+
+def test_errors_are_what_is_said_of_them() -> None:
+    errors = []
+    for seed in range(20):
+        state, evidence = solved(*noisy_problem(seed))
+        errors.append(math.log(state.focal / 500) / evidence.deviation)
+    assert np.mean(np.abs(errors) <= 2) >= 0.9
+    assert np.sqrt(np.mean(np.square(errors))) > 0.15
+
+
+def test_what_errs_together_is_no_independent_witness() -> None:
+    alone, together = (np.median([solved(*noisy_problem(seed, together=share))[1].deviation for seed in range(8)]) for share in (0.0, 1.0))
+    assert together > 1.5 * alone
+
+
+def test_where_the_camera_stands_the_belief_stays() -> None:
+    belief = FocalBelief(focal=430.0, deviation=0.42)
+    truth, seen = noisy_problem(3, turn=1e-3)
+    evidence = FocalEvidence.of(truth, seen, CAMERAS, 5.0)
+    found = solve(truth, seen, free=CAMERAS, focal=evidence.pull(belief), scale=5.0, iterations=60)
+    evidence = FocalEvidence.of(found, seen, CAMERAS, 5.0)
+    assert not evidence.decides(belief)
+    assert evidence.left_open(belief) > 0.3
+    assert abs(math.log(found.focal / belief.focal)) < 0.3
+    _, moving = solved(*noisy_problem(3))
+    assert moving.decides(belief)
+    assert moving.left_open(belief) < 0.1
+
+
+def test_lenses_that_people_have_are_believed_in() -> None:
+    belief = FocalBelief.of_lenses(480)
+    widths = [math.degrees(2 * math.atan(240 / (belief.focal * math.exp(each * belief.deviation)))) for each in (-2, 0, 2)]
+    assert widths == pytest.approx([98, 53, 25], abs=2)
