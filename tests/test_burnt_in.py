@@ -151,3 +151,5 @@ def test_the_case_of_a_caption_a_logo_and_bars_rendered(cases: object, tmp_path:
     difference = np.abs(last.astype(int) - clip.image(len(clip) - 1))
     assert difference[shot.burnt_in.mask].mean() < 4
     assert difference[~shot.burnt_in.mask].mean() > 4
+    dropped = read_clip(t2v.write_run(shot.without_overlay(), t2v.target_camera(shot, "orbit-right"), tmp_path / "dropped"))
+    assert (dropped.image(len(made) - 1)[:17].max(-1) < 30).mean() < 0.5

@@ -2,11 +2,18 @@
 
 import math
 from dataclasses import replace
+from fractions import Fraction
 
+import cv2
 import numpy as np
 import pytest
+import torch
 from test_trackers import FREE, exact_problem
 
+from track2view.metrics import path_errors
+from track2view.records import Clip, Queries
+from track2view.scenes import STYLES, film, make_camera, make_world, render_clip
+from track2view.trackers import SfmTracker
 from track2view.trackers.bundle import BundleState, FocalPull, Observations, focal_step, residuals, solve
 from track2view.trackers.focal import FocalBelief, FocalEvidence
 
@@ -87,3 +94,33 @@ def test_lenses_that_people_have_are_believed_in() -> None:
     belief = FocalBelief.of_lenses(480)
     widths = [math.degrees(2 * math.atan(240 / (belief.focal * math.exp(each * belief.deviation)))) for each in (-2, 0, 2)]
     assert widths == pytest.approx([98, 53, 25], abs=2)
+
+
+def test_a_zoom_is_not_taken_for_an_approach() -> None:
+    take = film(STYLES["zooming"], 1, frames=40, size=(180, 320))
+    tracking = SfmTracker().track(take.clip, Queries.grid([0], 8, 14))
+    zoom, true = (camera.intrinsics[:, 0, 0] / camera.intrinsics[0, 0, 0] for camera in (tracking.camera, take.camera))
+    assert float((zoom / true).log().abs().max()) < 0.02
+    travel = tracking.camera.world_from_camera[:, :3, 3].norm(dim=-1)
+    assert float(travel.max()) < 0.05
+
+
+def test_an_approach_is_not_taken_for_a_zoom() -> None:
+    world, camera = make_world(3, frames=40, dynamic=False), make_camera("dolly", 3, frames=40, size=(180, 320))
+    tracking = SfmTracker().track(render_clip(world, camera)[0], Queries.grid([0], 8, 14))
+    focal = tracking.camera.intrinsics[:, 0, 0]
+    assert torch.equal(focal, focal[:1].expand(40))
+    assert path_errors(tracking.camera, camera).ate_percent < 1.0
+
+
+def test_a_flat_picture_that_grows_may_be_either_and_a_warning_says_so() -> None:
+    noise = np.random.default_rng(0).uniform(0, 255, (480, 640, 3)).astype(np.float32)
+    picture = cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 2.5), None, 0, 255, cv2.NORM_MINMAX)  # pyrefly: ignore
+    frames = []
+    for share in np.linspace(0, 1, 40):
+        matrix = cv2.getRotationMatrix2D((320.0, 240.0), 0.0, float(1.5**share)) - [[0, 0, 160], [0, 0, 150]]
+        frames.append(cv2.warpAffine(picture, matrix, (320, 180), flags=cv2.INTER_AREA))
+    clip = Clip(frames=torch.from_numpy(np.stack(frames).astype(np.uint8)).permute(0, 3, 1, 2), fps=Fraction(30))
+    tracking = SfmTracker().track(clip, Queries.grid([0], 8, 14))
+    assert float(tracking.camera.intrinsics[-1, 0, 0] / tracking.camera.intrinsics[0, 0, 0]) == pytest.approx(1.5, rel=0.02)
+    assert any("1.50 times" in each and "taken as a zoom of the lens" in each for each in tracking.report.warnings)

@@ -60,6 +60,10 @@ class Shot:
         """Length of one scene unit (the median depth at frame 0) in the source camera's unit."""
         return 1.0 if self.tracking.camera.unit == "scene" else scale_of(self.tracking.tracks, self.tracking.camera)
 
+    def without_overlay(self) -> "Shot":
+        """The same where what is burnt in is not laid back: the scene around it fills its place."""
+        return replace(self, burnt_in=None)
+
 
 def prepare(
     clip: Clip,
@@ -94,7 +98,7 @@ def prepare(
     key = cache.content_key(clip, tracker, queries, source_camera, tracks) if use_cache else ""
     burnt_in = find_burnt_in(clip)
     if burnt_in is not None:
-        notice(f"{burnt_in.in_words()} that never move: left out of tracking, and laid back as they are")
+        notice(f"{burnt_in.in_words()} that never move: left out of tracking and of depth")
     scene = clip if burnt_in is None else burnt_in.taken_out(clip)
     if use_cache and (known := cache.load(key)) is not None:
         return Shot(clip=clip, scene=scene, burnt_in=burnt_in, tracking=known[0], depth=known[1])

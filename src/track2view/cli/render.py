@@ -98,6 +98,8 @@ class Render:
     """Lay a move over the source's own path or over its first camera; place a file at the first camera or as it is."""
     resample: bool = False
     """Stretch camera files of another length to the clip's."""
+    overlay: Literal["keep", "drop"] = "keep"
+    """Captions, logos and black bars, which never move: lay them back as they are, or fill in the scene behind them."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where to render."""
     part: tyro.conf.OmitArgPrefixes[Window] = Window()
@@ -117,6 +119,8 @@ class Render:
             make_folder(folder)
         generator = _loaded(self) if self.diffusion.renderer == "diffusion" else None
         shot = _prepare(self.clip, self.part, self.source, generator)
+        if self.overlay == "drop":
+            shot = shot.without_overlay()
         targets = {
             camera: pipeline.target_camera(
                 shot,

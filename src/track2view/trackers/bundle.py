@@ -338,9 +338,14 @@ def _cost(state: BundleState, seen: Observations, scale: float, focal: FocalPull
     return float(robust.sum() + PRIOR_WEIGHT * (np.log(state.inverse_depth) ** 2).sum() + pulled)
 
 
-def robust_cost(state: BundleState, seen: Observations, scale: float) -> float:
-    """Mean Geman-McClure loss, in [0, 1]: the share of observations that a solution leaves unexplained."""
+def robust_cost(state: BundleState, seen: Observations, scale: float, zoom: Float64[np.ndarray, "K"] | None = None) -> float:
+    """Mean Geman-McClure loss, in [0, 1]: the share of observations that a solution leaves unexplained.
+
+    Args:
+        zoom: of each frame, that ``seen`` has been freed of; errors are of the pixels as they were.
+    """
     error, in_front = residuals(state, seen)
+    error = error if zoom is None else error * zoom[seen.frame][:, None]
     return float(np.where(in_front, _loss(error, scale), 1.0).mean())
 
 

@@ -1,12 +1,13 @@
 """The camera's path and focal length from flow tracks, by growing a bundle adjustment (design section 9)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 
-from track2view.trackers.bundle import Observations, residuals, solve
+from track2view.records import Size
+from track2view.trackers.bundle import Observations, residuals, robust_cost, solve
 from track2view.trackers.flow import NeighbourFlow, follow
 from track2view.trackers.focal import FocalBelief, FocalEvidence
 from track2view.trackers.growth import (
@@ -21,6 +22,9 @@ from track2view.trackers.growth import (
 
 GROWTH_SCALE = 1.0
 FOCAL_GUESSES = (1.0, 0.8, 1.25)
+LEAST_ZOOM, AS_WELL, BETTER = 1.08, 0.01, 0.05
+"""How much a picture grows for a zoom to be thought of; how many more of the observations it may leave unexplained than an approach
+does, and how many fewer it must for the clip to tell the two apart."""
 SOWING_ROWS = 20
 MIN_TEXTURE = 1e-4
 
@@ -39,11 +43,14 @@ class CameraMotion:
     """Poses of all frames, in a world where the first camera is the identity.
 
     Attributes:
-        focal: in working pixels.
+        focal: of the first frame, in working pixels.
         focal_estimated: whether the clip told it, rather than what is believed of lenses.
         focal_deviation: of its logarithm; 0 where it was given.
+        zoom: focal length of each frame in terms of the first; 1 throughout for a lens that does not zoom.
+        zoom_told: whether the clip told zoom from approach; else an approach to a flat scene would look the same.
         static: which of the tracks it was found from agree with a still scene.
         error: median reprojection error of these, in working pixels.
+        unexplained: share of all observations that the still scene leaves unexplained.
     """
 
     rotation: Float64[np.ndarray, "T 3 3"]
@@ -51,8 +58,16 @@ class CameraMotion:
     focal: float
     focal_estimated: bool
     focal_deviation: float
+    zoom: Float64[np.ndarray, "T"]
+    zoom_told: bool
     static: Bool[np.ndarray, "N"]
     error: float
+    unexplained: float
+
+    @property
+    def zooms(self) -> bool:
+        """Whether the lens does."""
+        return bool(np.ptp(self.zoom) > 0)
 
 
 def sow(flow: NeighbourFlow, keyframes: Int64[np.ndarray, "K"]) -> FlowTracks:
@@ -82,19 +97,56 @@ def sow(flow: NeighbourFlow, keyframes: Int64[np.ndarray, "K"]) -> FlowTracks:
 
 
 def estimate(flow: NeighbourFlow, focal: float | None) -> CameraMotion:
-    """Find poses and, where it is not given in working pixels, the focal length."""
-    count = len(flow.grey)
-    keyframes = keyframes_of(count)
+    """Find poses and, where it is not given in working pixels, the focal length of the first frame.
+
+    A picture that grows comes of a camera that approaches or of a lens that zooms. Approach moves what is near more than what is
+    far; so where a zoom explains the tracks as well, a zoom it was: a world without any depth is what approach would need.
+    """
+    keyframes = keyframes_of(len(flow.grey))
     tracks = sow(flow, keyframes)
     centred = tracks.points - np.array([flow.size[1] / 2, flow.size[0] / 2], np.float32)
+    growth = growth_of(centred, tracks.visible)
+    still = _solved(tracks, centred, np.ones(len(centred)), keyframes, flow.size, focal)
+    if growth.max() < LEAST_ZOOM * growth.min():
+        return still
+    zoomed = _solved(tracks, centred, growth, keyframes, flow.size, focal)
+    if zoomed.unexplained > still.unexplained + AS_WELL:
+        return still
+    return replace(zoomed, zoom_told=zoomed.unexplained + BETTER < still.unexplained)
+
+
+def growth_of(centred: Float32[np.ndarray, "T N 2"], visible: Bool[np.ndarray, "T N"]) -> Float64[np.ndarray, "T"]:
+    """Size of the picture's content in each frame in terms of the first, by similarities between neighbouring frames."""
+    step = np.zeros(len(centred))
+    for frame in range(1, len(centred)):
+        both = np.flatnonzero(visible[frame] & visible[frame - 1])
+        if len(both) < MIN_TRACKS:
+            continue
+        similarity, _ = cv2.estimateAffinePartial2D(centred[frame - 1, both], centred[frame, both], ransacReprojThreshold=0.5)
+        if similarity is not None:
+            step[frame] = np.log(np.linalg.norm(similarity[:, 0]))
+    return np.exp(np.cumsum(step))
+
+
+def _solved(
+    tracks: FlowTracks,
+    centred: Float32[np.ndarray, "T N 2"],
+    zoom: Float64[np.ndarray, "T"],
+    keyframes: Int64[np.ndarray, "K"],
+    size: Size,
+    focal: float | None,
+) -> CameraMotion:
+    """Poses and focal length, if the lens zooms so."""
+    points = (centred / zoom[:, None, None]).astype(np.float32)
     on_key = np.searchsorted(keyframes, tracks.query_frame)
     usable = tracks.visible[keyframes].sum(0) >= min(3, len(keyframes))
-    seen = Observations.of(centred[keyframes], tracks.visible[keyframes] & usable, on_key)
-    scale = GROWTH_SCALE * min(flow.size) / 480
-    belief = FocalBelief.of_lenses(max(flow.size)) if focal is None else None
+    seen = Observations.of(points[keyframes], tracks.visible[keyframes] & usable, on_key)
+    scale = GROWTH_SCALE * min(size) / 480
+    belief = FocalBelief.of_lenses(max(size)) if focal is None else None
     state = at_identity(len(keyframes), len(on_key), belief.focal if belief is not None else focal)
     state = grow(state, seen, keyframes, scale, (1.0,) if belief is None else FOCAL_GUESSES, belief)
     static = static_tracks(state, seen) & usable
+    everything = seen
     if static.sum() >= MIN_TRACKS:
         seen = seen.where(static[seen.track])
     free = range(1, len(keyframes))
@@ -108,15 +160,18 @@ def estimate(flow: NeighbourFlow, focal: float | None) -> CameraMotion:
         evidence = FocalEvidence.of(state, seen, free, 1.0)
         estimated, deviation = evidence.decides(belief), evidence.left_open(belief)
     error, in_front = residuals(state, seen)
-    rotation, centre = all_frames(state, seen, keyframes, centred, tracks.visible, static)
+    rotation, centre = all_frames(state, seen, keyframes, points, tracks.visible, static)
     return CameraMotion(
         rotation=rotation,
         centre=centre,
         focal=state.focal,
         focal_estimated=estimated,
         focal_deviation=deviation,
+        zoom=zoom,
+        zoom_told=True,
         static=static,
         error=float(np.median(np.linalg.norm(error[in_front], axis=-1))) if in_front.any() else 0.0,
+        unexplained=robust_cost(state, everything, 1.0, zoom[keyframes]),
     )
 
 

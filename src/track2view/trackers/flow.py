@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Float16, Float32, Float64, UInt8
 
 from track2view.progress import progress
 from track2view.records import Clip, Size
-from track2view.trackers.shots import flashes
+from track2view.trackers.flashes import flashes
 
 WORKING_SHORT_SIDE = 480
 STORED_STRIDE = 2

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Float64, Int64
+from scipy.spatial import KDTree
 
 from track2view.errors import UserError
 from track2view.geometry import project, rigid, unproject
@@ -13,7 +14,7 @@ from track2view.progress import progress
 from track2view.records import CameraPath, Clip, Queries, TrackSet, horizontal_fov, scale_of
 from track2view.trackers.again import seen_again
 from track2view.trackers.bundle import BundleState, Observations, canonical_pixels, residuals, triangulate, world_directions
-from track2view.trackers.camera_motion import estimate
+from track2view.trackers.camera_motion import CameraMotion, estimate
 from track2view.trackers.flow import EDGE_WINDOW, NeighbourFlow, follow, neighbour_flow
 from track2view.trackers.growth import STATIC_PIXELS
 from track2view.trackers.moving_things import Ground, ImageTracks, View, carry, group, place
@@ -26,6 +27,8 @@ SUPPORT_SPACING = 16
 SUPPORT_INTERVAL = 10
 SUPPORT_BATCHES = 40
 TRIANGULATION_SCALE = 1.0
+GUESS_PIXELS, GUESS_NEIGHBOURS = 6.0, 24
+"""How far, in pixels over all frames, a track must move by parallax to be believed as much as the guess; and how many tracks make it."""
 MOVING_CONFIDENCE = 0.3
 FLAT_IMAGE = 2.0
 
@@ -74,16 +77,14 @@ class SfmTracker:
         if max(float(clip.frames[index].float().std()) for index in (0, len(clip) // 2, -1)) < FLAT_IMAGE:
             raise UserError("the frames are blank (all one colour); there is nothing to track")
         flow = neighbour_flow(clip)
-        if changes := shot_changes(flow.grey, flow.forward[..., 2].mean((1, 2), dtype=np.float32)):
+        if changes := shot_changes(flow):
             raise UserError(f"{changes[0].in_words(float(clip.fps))}, counted from the window's start")
         known_fov = self.fov is not None or camera is not None
         if camera is None:
-            camera, estimated, deviation = _estimate_camera(clip, flow, self.fov)
+            camera, motion = _estimate_camera(clip, flow, self.fov)
         else:
-            camera, estimated, deviation = camera.resized(clip.size), camera.focal_known, 0.0
+            camera, motion = camera.resized(clip.size), None
         wanted, support = _lift(flow, camera, queries), _lift(flow, camera, _support_queries(flow))
-        if _typical_parallax(support) < LOW_PARALLAX_DEGREES:
-            wanted, support = _flattened(wanted, camera), _flattened(support, camera)
         xyz = _positions(wanted, support, camera)
         start = queries.pixels(flow.size).float().numpy()
         wanted = replace(wanted, visible=seen_again(flow, camera.resized(flow.size), wanted.query_frame, start, xyz, wanted.visible))
@@ -99,24 +100,26 @@ class SfmTracker:
             scale = scale_of(tracks, camera)
             tracks = replace(tracks, xyz_world=tracks.xyz_world / scale)
             camera = camera.scaled(1 / scale, "scene")
-        report = _report(self.name, wanted, support, camera, estimated=estimated, known_fov=known_fov, focal_deviation=deviation)
+        report = _report(self.name, wanted, support, camera, motion, known_fov=known_fov)
         return Tracking(tracks=tracks, camera=camera, report=report, flow=flow)
 
 
-def _estimate_camera(clip: Clip, flow: NeighbourFlow, fov: float | None) -> tuple[CameraPath, bool, float]:
-    """The path, whether the clip told its focal length, and the deviation of the logarithm of that."""
+def _estimate_camera(clip: Clip, flow: NeighbourFlow, fov: float | None) -> tuple[CameraPath, CameraMotion]:
+    """The path, and what it follows from."""
     height, width = flow.size
     motion = estimate(flow, None if fov is None else 0.5 * width / math.tan(math.radians(fov) / 2))
     poses = rigid(torch.from_numpy(motion.rotation).mT, torch.from_numpy(motion.centre))
     intrinsics = torch.tensor([[motion.focal, 0, width / 2], [0, motion.focal, height / 2], [0, 0, 1]], dtype=torch.float64)
+    intrinsics = intrinsics.repeat(len(clip), 1, 1)
+    intrinsics[:, [0, 1], [0, 1]] *= torch.from_numpy(motion.zoom)[:, None]
     working = CameraPath(
         world_from_camera=poses,
-        intrinsics=intrinsics.repeat(len(clip), 1, 1),
+        intrinsics=intrinsics,
         size=(height, width),
         unit="scene",
         fps=float(clip.fps),
     )
-    return working.resized(clip.size), motion.focal_estimated, motion.focal_deviation
+    return working.resized(clip.size), motion
 
 
 def _support_queries(flow: NeighbourFlow) -> Queries:
@@ -178,13 +181,28 @@ def _lift(flow: NeighbourFlow, camera: CameraPath, queries: Queries) -> _Lifted:
 def _triangulated(
     state: BundleState, points: Float32[np.ndarray, "T N 2"], visible: Bool[np.ndarray, "T N"], frame: int
 ) -> tuple[BundleState, Observations, Float64[np.ndarray, "N"]]:
-    """Inverse depths of tracks that start in one frame, those that views say little of drawn to the typical one; their information."""
+    """Inverse depths of tracks that start in one frame, and what the views tell of them beside a guess that they are drawn to.
+
+    The guess is smooth: what tracks around say, and the typical inverse depth as far as these say little. Where the camera hardly
+    travels, all that is left of it is a flat scene.
+    """
     count = points.shape[1]
     seen = Observations.of(points, visible, np.full(count, frame))
-    first, _ = triangulate(state, seen, state.inverse_depth, TRIANGULATION_SCALE)
+    first, information = triangulate(state, seen, state.inverse_depth, TRIANGULATION_SCALE)
     observed = np.isin(np.arange(count), seen.track)
     typical = float(np.median(first[observed])) if observed.any() else 1.0
-    inverse_depth, information = triangulate(state, seen, np.full(count, typical), TRIANGULATION_SCALE)
+    prior = (GUESS_PIXELS / typical) ** 2
+    error, in_front = residuals(replace(state, inverse_depth=first), seen)
+    size = np.where(in_front, np.linalg.norm(error, axis=-1), 99.0)
+    still = observed & (np.bincount(seen.track, size, count) <= 0.5 * STATIC_PIXELS * np.bincount(seen.track, minlength=count))
+    guess = np.full(count, typical)
+    if still.any():
+        told = np.flatnonzero(still)
+        distance, near = KDTree(seen.anchor_pixels[told]).query(seen.anchor_pixels, k=min(GUESS_NEIGHBOURS, len(told)))
+        distance, near = distance.reshape(count, -1), told[near.reshape(count, -1)]
+        weight = (information / (information + prior))[near] / (1 + (distance / np.maximum(distance[:, -1:], 1e-9)) ** 2)
+        guess = ((weight * first[near]).sum(1) + typical) / (weight.sum(1) + 1)
+    inverse_depth, information = triangulate(state, seen, guess, TRIANGULATION_SCALE, prior=prior)
     return replace(state, inverse_depth=inverse_depth), seen, information
 
 
@@ -201,15 +219,6 @@ def _parallax(state: BundleState, seen: Observations, directions: Float64[np.nda
 def _typical_parallax(lifted: _Lifted) -> float:
     still = ~lifted.moving & (lifted.visible.sum(0) > 2)
     return float(np.median(lifted.parallax[still])) if still.any() else 0.0
-
-
-def _flattened(lifted: _Lifted, camera: CameraPath) -> _Lifted:
-    """All points at one distance: where parallax cannot tell depth, a flat scene is honest and noise is not."""
-    start = camera.world_from_camera[:, :3, 3].numpy()[lifted.query_frame]
-    ray = lifted.xyz - start
-    forward = camera.world_from_camera[:, :3, 2].numpy()[lifted.query_frame]
-    depth = (ray * forward).sum(-1, keepdims=True)
-    return replace(lifted, xyz=start + ray * (np.median(depth) / depth), depth_deviation=np.full(len(ray), 1.0))
 
 
 def _positions(wanted: _Lifted, support: _Lifted, camera: CameraPath) -> Float32[np.ndarray, "T N 3"]:
@@ -260,23 +269,29 @@ def _confidence(lifted: _Lifted) -> Float32[np.ndarray, "T N"]:
 
 
 def _report(
-    name: str, wanted: _Lifted, support: _Lifted, camera: CameraPath, *, estimated: bool, known_fov: bool, focal_deviation: float
+    name: str, wanted: _Lifted, support: _Lifted, camera: CameraPath, motion: CameraMotion | None, *, known_fov: bool
 ) -> TrackingReport:
     still = ~support.moving & (support.visible.sum(0) > 2)
     parallax = _typical_parallax(support)
     fov = horizontal_fov(camera.intrinsics[0], camera.size)
-    fov_deviation = math.degrees(focal_deviation * math.sin(math.radians(fov)))
+    estimated = camera.focal_known if motion is None else motion.focal_estimated
+    fov_deviation = 0.0 if motion is None else math.degrees(motion.focal_deviation * math.sin(math.radians(fov)))
     moving = float(support.moving.mean())
     lost = 1.0 - float(wanted.visible.mean())
     warnings = []
     if parallax < LOW_PARALLAX_DEGREES:
         warnings.append(
-            f"parallax too low ({parallax:.2f}°): the camera turns or stands still, so depth cannot be seen and is a guess; "
-            "moves that only turn or zoom come out right, moves that travel do not"
+            f"parallax too low ({parallax:.2f}°) to see depth well: the camera turns or hardly travels, so depth is coarse or a guess; "
+            "moves that only turn or zoom come out right, others the less the further they travel"
         )
     if not estimated and not known_fov:
         warnings.append(
             f"the clip hardly tells the focal length: {fov:.0f}° wide, give or take {fov_deviation:.0f}°; give --fov if you know it"
+        )
+    if motion is not None and motion.zooms and not motion.zoom_told:
+        warnings.append(
+            f"the picture grows {motion.zoom.max() / motion.zoom.min():.2f} times and shows no parallax: taken as a zoom of the lens; "
+            "if the camera came nearer instead, give its path as --source-camera"
         )
     if moving > 0.5:
         warnings.append(f"{100 * moving:.0f} % of the tracks move on their own: the camera's path may follow them instead of the scene")

@@ -5,13 +5,13 @@ from typing import Literal
 
 import cv2
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32
 
-THUMBNAIL = (32, 24)
+from track2view.trackers.flashes import FLASH_FRAMES, Thumbnails, likeness, thumbnails
+from track2view.trackers.flow import NeighbourFlow, sample
+
 CUT_TRUST, CUT_LIKENESS = 0.25, 0.6
 """Share of flow that can be trusted across a cut, and how much what is before it looks like what is behind it, at most."""
-FLASH_FRAMES = 5
-FLASH_LEVELS, FLASH_LIKENESS = 30.0, 0.8
 LENGTHS = (6, 12, 24, 48)
 """Frames from wholly the one to wholly the other that are tried."""
 FADE_LEFT, WIPE_LEFT = 0.15, 0.25
@@ -22,8 +22,8 @@ MIXED = (0.15, 0.85)
 BACK, ONWARD = -0.08, 0.5
 """How far a mixture may go from one frame to the next."""
 MIXED_FRAMES = 2
-
-Thumbnails = Float32[np.ndarray, "T p"]
+SAME_LEVELS, MOST_CARRIED = 12.0, 0.4
+"""How little brightness may differ to be the same, and how much of the picture may stay so across a change of shots."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,41 +51,26 @@ class ShotChange:
         return f"{what}; one camera path cannot span it: use --end {begins:.2f} or --start {ends:.2f}"
 
 
-def shot_changes(grey: UInt8[np.ndarray, "T H W"], trusted: Float32[np.ndarray, "S"]) -> list[ShotChange]:
-    """All of them, in order.
-
-    Args:
-        grey: the frames.
-        trusted: share of the flow from each to the next that can be trusted.
-    """
-    small = _thumbnails(grey)
-    cuts = [ShotChange(kind="cut", begins=frame, ends=frame) for frame in _cuts(small, trusted)]
-    return sorted([*cuts, *_gradual(small)], key=lambda change: change.begins)
+def shot_changes(flow: NeighbourFlow) -> list[ShotChange]:
+    """All of them, in order."""
+    small = thumbnails(flow.grey)
+    cuts = [ShotChange(kind="cut", begins=frame, ends=frame) for frame in _cuts(small, flow.forward[..., 2].mean((1, 2), dtype=np.float32))]
+    gradual = [change for change in _gradual(small) if _carried(flow, change) < MOST_CARRIED]
+    return sorted([*cuts, *gradual], key=lambda change: change.begins)
 
 
-def flashes(grey: UInt8[np.ndarray, "T H W"]) -> list[tuple[int, int]]:
-    """Last frame before and first frame behind each moment that is much brighter than what is alike on both sides of it."""
-    small = _thumbnails(grey)
-    bright = small.mean(1)
-    found, frame = [], 0
-    while frame < len(small) - 2:
-        for after in range(frame + 2, min(frame + FLASH_FRAMES + 2, len(small))):
-            lit = bright[frame + 1 : after].min() > max(bright[frame], bright[after]) + FLASH_LEVELS
-            if lit and _likeness(small[frame], small[after]) > FLASH_LIKENESS:
-                found.append((frame, after))
-                frame = after - 1
-                break
-        frame += 1
-    return found
-
-
-def _thumbnails(grey: UInt8[np.ndarray, "T H W"]) -> Thumbnails:
-    return np.stack([cv2.resize(each, THUMBNAIL, interpolation=cv2.INTER_AREA).ravel() for each in grey]).astype(np.float32)
-
-
-def _likeness(one: Float32[np.ndarray, "p"], other: Float32[np.ndarray, "p"]) -> float:
-    """Correlation; a blank picture is like none."""
-    return float(np.corrcoef(one, other)[0, 1]) if min(np.ptp(one), np.ptp(other)) > 0 else 0.0
+def _carried(flow: NeighbourFlow, change: ShotChange) -> float:
+    """Share of the picture that flow carries across a change, and whose brightness stays: what only moves is one shot."""
+    first, last = max(0, change.begins - 1), min(change.ends, len(flow.grey) - 1)
+    height, width = flow.size
+    row, column = np.meshgrid(np.linspace(0.03, 0.97, 24) * height, np.linspace(0.03, 0.97, 32) * width, indexing="ij")
+    start = np.stack([column, row], axis=-1).reshape(-1, 2).astype(np.float32)
+    points, carried = start, np.ones(len(start), bool)
+    for frame in range(first, last):
+        points, trusted = flow.step(frame, 1, points)
+        carried &= trusted
+    before, behind = (sample(cv2.blur(flow.grey[frame], (5, 5)), at) for frame, at in ((first, start), (last, points)))
+    return float((carried & (np.abs(before.astype(np.float32) - behind) < SAME_LEVELS)).mean())
 
 
 def _cuts(small: Thumbnails, trusted: Float32[np.ndarray, "S"]) -> list[int]:
@@ -95,7 +80,7 @@ def _cuts(small: Thumbnails, trusted: Float32[np.ndarray, "S"]) -> list[int]:
     for step in np.flatnonzero(trusted < CUT_TRUST):
         around = np.concatenate([trusted[max(0, step - 3) : step], trusted[step + 1 : step + 4]])
         before, behind = small[max(0, step - FLASH_FRAMES) : step + 1], small[step + 1 : step + 2 + FLASH_FRAMES]
-        alike = max(_likeness(one, other) for one in before for other in behind)
+        alike = max(likeness(one, other) for one in before for other in behind)
         if (not len(around) or np.median(around) > 2 * CUT_TRUST) and alike < CUT_LIKENESS:
             cuts.append(int(step) + 1)
     return cuts
@@ -107,7 +92,7 @@ def _gradual(small: Thumbnails) -> list[ShotChange]:
     for length in LENGTHS:
         for start in range(0, len(small) - length, max(1, length // 4)):
             part = small[start : start + length + 1]
-            if _likeness(part[0], part[-1]) >= CUT_LIKENESS:
+            if likeness(part[0], part[-1]) >= CUT_LIKENESS:
                 continue
             for kind, (share, left) in (("fade", _faded(part)), ("wipe", _wiped(part))):
                 mixed = np.flatnonzero((share > MIXED[0]) & (share < MIXED[1]))
