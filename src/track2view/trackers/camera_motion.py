@@ -25,6 +25,8 @@ FOCAL_GUESSES = (1.0, 0.8, 1.25)
 LEAST_ZOOM, AS_WELL, BETTER = 1.08, 0.01, 0.05
 """How much a picture grows for a zoom to be thought of; how many more of the observations it may leave unexplained than an approach
 does, and how many fewer it must for the clip to tell the two apart."""
+STANDING = 0.02
+"""Typical depths that a camera may travel and still be said to stand."""
 SOWING_ROWS = 20
 MIN_TEXTURE = 1e-4
 
@@ -50,6 +52,7 @@ class CameraMotion:
         zoom_told: whether the clip told zoom from approach; else an approach to a flat scene would look the same.
         static: which of the tracks it was found from agree with a still scene.
         error: median reprojection error of these, in working pixels.
+        travel: how far the camera comes from where it began, in typical depths.
         unexplained: share of all observations that the still scene leaves unexplained.
     """
 
@@ -62,6 +65,7 @@ class CameraMotion:
     zoom_told: bool
     static: Bool[np.ndarray, "N"]
     error: float
+    travel: float
     unexplained: float
 
     @property
@@ -100,7 +104,7 @@ def estimate(flow: NeighbourFlow, focal: float | None) -> CameraMotion:
     """Find poses and, where it is not given in working pixels, the focal length of the first frame.
 
     A picture that grows comes of a camera that approaches or of a lens that zooms. Approach moves what is near more than what is
-    far; so where a zoom explains the tracks as well, a zoom it was: a world without any depth is what approach would need.
+    far; so where a zoom before a camera that stands explains the tracks as well, a zoom it was: approach would need a flat world.
     """
     keyframes = keyframes_of(len(flow.grey))
     tracks = sow(flow, keyframes)
@@ -110,9 +114,9 @@ def estimate(flow: NeighbourFlow, focal: float | None) -> CameraMotion:
     if growth.max() < LEAST_ZOOM * growth.min():
         return still
     zoomed = _solved(tracks, centred, growth, keyframes, flow.size, focal)
-    if zoomed.unexplained > still.unexplained + AS_WELL:
-        return still
-    return replace(zoomed, zoom_told=zoomed.unexplained + BETTER < still.unexplained)
+    told = zoomed.unexplained + BETTER < still.unexplained
+    stands = zoomed.travel < STANDING and zoomed.unexplained <= still.unexplained + AS_WELL
+    return replace(zoomed, zoom_told=told) if told or stands else still
 
 
 def growth_of(centred: Float32[np.ndarray, "T N 2"], visible: Bool[np.ndarray, "T N"]) -> Float64[np.ndarray, "T"]:
@@ -171,6 +175,7 @@ def _solved(
         zoom_told=True,
         static=static,
         error=float(np.median(np.linalg.norm(error[in_front], axis=-1))) if in_front.any() else 0.0,
+        travel=float(np.linalg.norm(centre - centre[0], axis=-1).max() * np.median(state.inverse_depth)),
         unexplained=robust_cost(state, everything, 1.0, zoom[keyframes]),
     )
 
