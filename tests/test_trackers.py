@@ -200,21 +200,6 @@ def test_without_parallax_rotations_are_right_and_a_warning_says_so(kind: str) -
     assert float(depth.std() / depth.mean()) < 0.1
 
 
-def test_with_little_parallax_depth_is_coarse_and_better_than_none() -> None:
-    world, camera = make_world(7, frames=40, dynamic=False), make_camera("handheld", 7, frames=40, size=(192, 336))
-    poses = camera.world_from_camera.clone()
-    poses[:, :3, 3] = poses[:1, :3, 3] + 0.1 * (poses[:, :3, 3] - poses[:1, :3, 3])
-    clip, depth, _ = render_clip(world, replace(camera, world_from_camera=poses))
-    queries = Queries.grid([0], 12, 20)
-    tracking = SfmTracker().track(clip, queries)
-    assert tracking.report.parallax_degrees < 0.5
-    column, row = queries.pixels((192, 336)).long().T
-    chosen = tracking.tracks.visible.float().mean(0) > 0.5
-    true, found = depth[0, row, column].log()[chosen], tracking.tracks.xyz_world[0, :, 2].log()[chosen]
-    flat, coarse = (true - true.median()).abs().mean(), (true - found - (true - found).median()).abs().mean()
-    assert float(coarse) < 0.6 * float(flat)
-
-
 def test_a_shot_change_is_refused_with_its_time(arc: TrueShot, lively: TrueShot) -> None:
     frames = torch.cat([arc.clip.frames[:15], lively.clip.frames[:15]])
     with pytest.raises(UserError, match=r"shot changes at 0\.50 s"):

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Float64, Int64
-from scipy.spatial import KDTree
 
 from track2view.errors import UserError
 from track2view.geometry import project, rigid, unproject
@@ -27,8 +26,6 @@ SUPPORT_SPACING = 16
 SUPPORT_INTERVAL = 10
 SUPPORT_BATCHES = 40
 TRIANGULATION_SCALE = 1.0
-GUESS_PIXELS, GUESS_NEIGHBOURS = 6.0, 24
-"""How far, in pixels over all frames, a track must move by parallax to be believed as much as the guess; and how many tracks make it."""
 MOVING_CONFIDENCE = 0.3
 FLAT_IMAGE = 2.0
 
@@ -85,6 +82,8 @@ class SfmTracker:
         else:
             camera, motion = camera.resized(clip.size), None
         wanted, support = _lift(flow, camera, queries), _lift(flow, camera, _support_queries(flow))
+        if _typical_parallax(support) < LOW_PARALLAX_DEGREES:
+            wanted, support = _flattened(wanted, camera), _flattened(support, camera)
         xyz = _positions(wanted, support, camera)
         start = queries.pixels(flow.size).float().numpy()
         wanted = replace(wanted, visible=seen_again(flow, camera.resized(flow.size), wanted.query_frame, start, xyz, wanted.visible))
@@ -181,28 +180,13 @@ def _lift(flow: NeighbourFlow, camera: CameraPath, queries: Queries) -> _Lifted:
 def _triangulated(
     state: BundleState, points: Float32[np.ndarray, "T N 2"], visible: Bool[np.ndarray, "T N"], frame: int
 ) -> tuple[BundleState, Observations, Float64[np.ndarray, "N"]]:
-    """Inverse depths of tracks that start in one frame, and what the views tell of them beside a guess that they are drawn to.
-
-    The guess is smooth: what tracks around say, and the typical inverse depth as far as these say little. Where the camera hardly
-    travels, all that is left of it is a flat scene.
-    """
+    """Inverse depths of tracks that start in one frame, those that views say little of drawn to the typical one; their information."""
     count = points.shape[1]
     seen = Observations.of(points, visible, np.full(count, frame))
-    first, information = triangulate(state, seen, state.inverse_depth, TRIANGULATION_SCALE)
+    first, _ = triangulate(state, seen, state.inverse_depth, TRIANGULATION_SCALE)
     observed = np.isin(np.arange(count), seen.track)
     typical = float(np.median(first[observed])) if observed.any() else 1.0
-    prior = (GUESS_PIXELS / typical) ** 2
-    error, in_front = residuals(replace(state, inverse_depth=first), seen)
-    size = np.where(in_front, np.linalg.norm(error, axis=-1), 99.0)
-    still = observed & (np.bincount(seen.track, size, count) <= 0.5 * STATIC_PIXELS * np.bincount(seen.track, minlength=count))
-    guess = np.full(count, typical)
-    if still.any():
-        told = np.flatnonzero(still)
-        distance, near = KDTree(seen.anchor_pixels[told]).query(seen.anchor_pixels, k=min(GUESS_NEIGHBOURS, len(told)))
-        distance, near = distance.reshape(count, -1), told[near.reshape(count, -1)]
-        weight = (information / (information + prior))[near] / (1 + (distance / np.maximum(distance[:, -1:], 1e-9)) ** 2)
-        guess = ((weight * first[near]).sum(1) + typical) / (weight.sum(1) + 1)
-    inverse_depth, information = triangulate(state, seen, guess, TRIANGULATION_SCALE, prior=prior)
+    inverse_depth, information = triangulate(state, seen, np.full(count, typical), TRIANGULATION_SCALE)
     return replace(state, inverse_depth=inverse_depth), seen, information
 
 
@@ -219,6 +203,15 @@ def _parallax(state: BundleState, seen: Observations, directions: Float64[np.nda
 def _typical_parallax(lifted: _Lifted) -> float:
     still = ~lifted.moving & (lifted.visible.sum(0) > 2)
     return float(np.median(lifted.parallax[still])) if still.any() else 0.0
+
+
+def _flattened(lifted: _Lifted, camera: CameraPath) -> _Lifted:
+    """All points at one distance: where parallax cannot tell depth, a flat scene is honest and noise is not."""
+    start = camera.world_from_camera[:, :3, 3].numpy()[lifted.query_frame]
+    ray = lifted.xyz - start
+    forward = camera.world_from_camera[:, :3, 2].numpy()[lifted.query_frame]
+    depth = (ray * forward).sum(-1, keepdims=True)
+    return replace(lifted, xyz=start + ray * (np.median(depth) / depth), depth_deviation=np.full(len(ray), 1.0))
 
 
 def _positions(wanted: _Lifted, support: _Lifted, camera: CameraPath) -> Float32[np.ndarray, "T N 3"]:
@@ -281,8 +274,8 @@ def _report(
     warnings = []
     if parallax < LOW_PARALLAX_DEGREES:
         warnings.append(
-            f"parallax too low ({parallax:.2f}°) to see depth well: the camera turns or hardly travels, so depth is coarse or a guess; "
-            "moves that only turn or zoom come out right, others the less the further they travel"
+            f"parallax too low ({parallax:.2f}°): the camera turns or stands still, so depth cannot be seen and is a guess; "
+            "moves that only turn or zoom come out right, moves that travel do not"
         )
     if not estimated and not known_fov:
         warnings.append(
