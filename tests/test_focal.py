@@ -80,7 +80,7 @@ def test_where_the_camera_stands_the_belief_stays() -> None:
     belief = FocalBelief(focal=430.0, deviation=0.42)
     truth, seen = noisy_problem(3, turn=1e-3)
     evidence = FocalEvidence.of(truth, seen, CAMERAS, 5.0)
-    found = solve(truth, seen, free=CAMERAS, focal=evidence.pull(belief), scale=5.0, iterations=60)
+    found = solve(truth, seen, free=CAMERAS, focal=belief.pull(evidence.noise), scale=5.0, iterations=60)
     evidence = FocalEvidence.of(found, seen, CAMERAS, 5.0)
     assert not evidence.decides(belief)
     assert evidence.left_open(belief) > 0.3

@@ -1,6 +1,7 @@
 """The camera's path and focal length from flow tracks, by growing a bundle adjustment (design section 9)."""
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -25,6 +26,8 @@ FOCAL_GUESSES = (1.0, 0.8, 1.25)
 LEAST_ZOOM, AS_WELL, BETTER = 1.08, 0.01, 0.05
 """How much a picture grows for a zoom to be thought of; how many more of the observations it may leave unexplained than an approach
 does, and how many fewer it must for the clip to tell the two apart."""
+PARALLAX_SHARE = 0.1
+"""Of the tracks, that must need depth for an approach to be beyond doubt."""
 STANDING = 0.02
 """Typical depths that a camera may travel and still be said to stand."""
 SOWING_ROWS = 20
@@ -111,7 +114,7 @@ def estimate(flow: NeighbourFlow, focal: float | None) -> CameraMotion:
     centred = tracks.points - np.array([flow.size[1] / 2, flow.size[0] / 2], np.float32)
     growth = growth_of(centred, tracks.visible)
     still = _solved(tracks, centred, np.ones(len(centred)), keyframes, flow.size, focal)
-    if growth.max() < LEAST_ZOOM * growth.min():
+    if growth.max() < LEAST_ZOOM * growth.min() or _plane_share(centred, tracks.visible) < 1 - still.unexplained - PARALLAX_SHARE:
         return still
     zoomed = _solved(tracks, centred, growth, keyframes, flow.size, focal)
     told = zoomed.unexplained + BETTER < still.unexplained
@@ -130,6 +133,18 @@ def growth_of(centred: Float32[np.ndarray, "T N 2"], visible: Bool[np.ndarray, "
         if similarity is not None:
             step[frame] = np.log(np.linalg.norm(similarity[:, 0]))
     return np.exp(np.cumsum(step))
+
+
+def _plane_share(centred: Float32[np.ndarray, "T N 2"], visible: Bool[np.ndarray, "T N"]) -> float:
+    """Share of the tracks that homographies explain over quarters of the clip: all, before a lens that turns and zooms."""
+    shares = []
+    quarters = np.linspace(0, len(centred) - 1, 5).round().astype(int)
+    for first, last in pairwise(quarters.tolist()):
+        both = visible[first] & visible[last]
+        if both.sum() >= MIN_TRACKS:
+            _, explained = cv2.findHomography(centred[first, both], centred[last, both], cv2.USAC_MAGSAC, 1.5)
+            shares.append(0.0 if explained is None else float(explained.mean()))
+    return float(np.mean(shares)) if shares else 0.0
 
 
 def _solved(
@@ -158,10 +173,9 @@ def _solved(
     if belief is None:
         state = solve(state, seen, free=free, focal=None, scale=1.0, iterations=30)
     else:
-        for _ in range(2):
-            evidence = FocalEvidence.of(state, seen, free, 1.0)
-            state = solve(state, seen, free=free, focal=evidence.pull(belief), scale=1.0, iterations=30)
+        state = solve(state, seen, free=free, focal=belief.first_pull(state, seen), scale=1.0, iterations=30)
         evidence = FocalEvidence.of(state, seen, free, 1.0)
+        state = solve(state, seen, free=free, focal=belief.pull(evidence.noise), scale=1.0, iterations=30)
         estimated, deviation = evidence.decides(belief), evidence.left_open(belief)
     error, in_front = residuals(state, seen)
     rotation, centre = all_frames(state, seen, keyframes, points, tracks.visible, static)

@@ -19,6 +19,8 @@ SPREAD = 1.4826
 """Standard deviation of a normal error in terms of its median size."""
 CAUTION = 2.0
 """Of a clip's deviation: regions err together too."""
+TOGETHER = 10.0
+"""How many tracks may be taken to err as one while a solution grows, before that is measured."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +39,14 @@ class FocalBelief:
     def of_lenses(longer_side: int) -> "FocalBelief":
         """Before a clip is seen: 19 of 20 lenses see between 25° and 98° of the longer side."""
         return FocalBelief(focal=float(longer_side), deviation=0.42)
+
+    def pull(self, noise: float) -> FocalPull:
+        """How it weighs beside residuals that are worth so many squared pixels."""
+        return FocalPull(log_focal=math.log(self.focal), weight=noise / self.deviation**2)
+
+    def first_pull(self, state: BundleState, seen: Observations) -> FocalPull:
+        """The same before it is known how tracks err together."""
+        return self.pull(CAUTION**2 * TOGETHER * _squared_spread(state, seen))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,14 +71,8 @@ class FocalEvidence:
         region = (cell[:, 1] * REGIONS[1] + cell[:, 0])[seen.track]
         without = [focal_step(state, seen.where(region != each), free, scale)[0] for each in range(regions)]
         _, softness = focal_step(state, seen, free, scale)
-        error, in_front = residuals(state, seen)
-        alone = (SPREAD * float(np.median(np.abs(error[in_front])))) ** 2 if in_front.any() else 1.0
-        noise = CAUTION**2 * max(alone, (regions - 1) * float(np.var(without)) / softness)
+        noise = CAUTION**2 * max(_squared_spread(state, seen), (regions - 1) * float(np.var(without)) / softness)
         return FocalEvidence(deviation=math.sqrt(noise * softness), noise=noise)
-
-    def pull(self, belief: FocalBelief) -> FocalPull:
-        """How a belief held before weighs beside these residuals."""
-        return FocalPull(log_focal=math.log(belief.focal), weight=self.noise / belief.deviation**2)
 
     def left_open(self, belief: FocalBelief) -> float:
         """Deviation of the logarithm once both are weighed."""
@@ -77,3 +81,8 @@ class FocalEvidence:
     def decides(self, belief: FocalBelief) -> bool:
         """Whether the clip outweighs what was believed before, ten to one."""
         return 9 * self.deviation**2 <= belief.deviation**2
+
+
+def _squared_spread(state: BundleState, seen: Observations) -> float:
+    error, in_front = residuals(state, seen)
+    return (SPREAD * float(np.median(np.abs(error[in_front])))) ** 2 if in_front.any() else 1.0

@@ -21,7 +21,7 @@ from track2view.trackers.bundle import (
     triangulate,
     world_directions,
 )
-from track2view.trackers.focal import FocalBelief, FocalEvidence
+from track2view.trackers.focal import FocalBelief
 
 GROWTH = 12
 MAX_KEYFRAMES = 120
@@ -80,8 +80,7 @@ def grow(
         state = solve(state, window, free=free, focal=None, scale=scale, iterations=8)
         due = until * (keyframes[1] - keyframes[0]) >= FOCAL_FROM_FRAMES
         if belief is not None and due and turns_or_travels(state, window):
-            pull = FocalEvidence.of(state, window, free, scale).pull(belief)
-            state = solve(state, window, free=free, focal=pull, scale=scale, iterations=12)
+            state = solve(state, window, free=free, focal=belief.first_pull(state, window), scale=scale, iterations=12)
         known = _agreeing(state, window)
         solved = until
     return state
