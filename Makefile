@@ -76,7 +76,7 @@ mini: setup
 	$(TRAIN) mini $(MINI)/train $(MINI)/adapter --base $(MINI)/base/model/base --held-out $(MINI)/validation --resume $(addprefix --steps ,$(STEPS))
 
 mini-smoke:
-	$(MAKE) mini MINI=mini-smoke WORLDS=16 HELD_OUT=8 VAE_STEPS=60 BASE_STEPS=60 STEPS=60
+	$(MAKE) mini MINI=mini-smoke WORLDS=16 HELD_OUT=8 VAE_STEPS=60 BASE_STEPS=30 STEPS=20
 
 clean:
 	rm -rf .venv demo data-demo out bench mini-smoke
