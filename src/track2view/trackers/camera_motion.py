@@ -161,8 +161,9 @@ def _solved(
     usable = tracks.visible[keyframes].sum(0) >= min(3, len(keyframes))
     seen = Observations.of(points[keyframes], tracks.visible[keyframes] & usable, on_key)
     scale = GROWTH_SCALE * min(size) / 480
-    belief = FocalBelief.of_lenses(max(size)) if focal is None else None
-    state = at_identity(len(keyframes), len(on_key), belief.focal if belief is not None else focal)
+    lenses = FocalBelief.of_lenses(max(size))
+    state = at_identity(len(keyframes), len(on_key), lenses.focal if focal is None else focal)
+    belief = lenses if focal is None else None
     state = grow(state, seen, keyframes, scale, (1.0,) if belief is None else FOCAL_GUESSES, belief)
     static = static_tracks(state, seen) & usable
     everything = seen
