@@ -99,7 +99,7 @@ def test_one_shot_is_one_shot(arc: TrueShot, lively: TrueShot) -> None:
         assert changes(shot.clip.frames.flip(0)) == []
 
 
-@pytest.mark.parametrize("name", ["bear", "cat", "diner", "gallery", "pavement", "pstudio", "reader", "taxi"])
+@pytest.mark.parametrize("name", ["cat", "diner", "gallery", "pavement"])
 def test_real_shots_are_one_shot(shared: Path, name: str) -> None:
-    clip = read_clip(shared / f"{name}.mp4", short_side=192, frames=90)
+    clip = read_clip(shared / f"{name}.mp4", short_side=144, frames=60)
     assert changes(replace(clip, audio=None).frames) == []
