@@ -4,6 +4,7 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import TrueShot
@@ -91,6 +92,13 @@ def test_a_flash_is_found_where_it_is(arc: TrueShot) -> None:
 def test_a_large_thing_that_passes_is_no_wipe() -> None:
     world, camera = make_world(8, frames=60, dynamic=True), make_camera("handheld", 8, frames=60, size=(192, 336))
     assert changes(render_clip(world, camera)[0].frames) == []
+
+
+def test_flow_goes_on_as_if_there_had_been_no_flash(arc: TrueShot) -> None:
+    lit = neighbour_flow(Clip(frames=lit_up(arc.clip.frames[10:20], range(4, 6)), fps=Fraction(30)))
+    plain = neighbour_flow(Clip(frames=arc.clip.frames[10:20], fps=Fraction(30)))
+    assert np.abs(lit.grey[4:6].astype(int) - plain.grey[4:6]).mean() < 8
+    assert lit.forward[3:6, ..., 2].mean() > 0.7
 
 
 def test_one_shot_is_one_shot(arc: TrueShot, lively: TrueShot) -> None:
