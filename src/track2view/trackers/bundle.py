@@ -77,9 +77,7 @@ class FocalPull:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Linearised:
-    """Residuals and their derivatives by poses (rotation, then centre), log focal length and log inverse depth."""
-
+class _Linearised:
     residual: Float64[np.ndarray, "M 2"]
     in_front: Bool[np.ndarray, "M"]
     by_frame: Float64[np.ndarray, "M 2 6"]
@@ -110,7 +108,7 @@ def solve(state: BundleState, seen: Observations, *, free: range, focal: FocalPu
     damping = 1e-3
     cost = _cost(state, seen, scale, focal)
     for _ in range(iterations):
-        hessian, gradient, coupling, depth_hessian, depth_gradient = normal_equations(state, seen, scale, focal)
+        hessian, gradient, coupling, depth_hessian, depth_gradient = _normal_equations(state, seen, scale, focal)
         moving = _moving(state, free, focal=focal is not None)
         coupling, gradient = coupling[:, moving], gradient[moving]
         hessian = hessian[np.ix_(moving, moving)]
@@ -135,7 +133,7 @@ def solve(state: BundleState, seen: Observations, *, free: range, focal: FocalPu
 def focal_step(state: BundleState, seen: Observations, free: range, scale: float) -> tuple[float, float]:
     """Where one step of Newton's would take the log focal length if nothing pulled it, all else re-solved; and how much a pull of
     one squared pixel would."""
-    hessian, gradient, coupling, depth_hessian, depth_gradient = normal_equations(state, seen, scale, None)
+    hessian, gradient, coupling, depth_hessian, depth_gradient = _normal_equations(state, seen, scale, None)
     moving = _moving(state, free, focal=True)
     coupling, gradient = coupling[:, moving], gradient[moving]
     reduced = hessian[np.ix_(moving, moving)] - coupling.T @ (coupling / depth_hessian[:, None])
@@ -265,7 +263,7 @@ def _cross(vectors: Float64[np.ndarray, "M 3"]) -> Float64[np.ndarray, "M 3 3"]:
     return out - out.transpose(0, 2, 1)
 
 
-def linearise(state: BundleState, seen: Observations) -> Linearised:
+def _linearise(state: BundleState, seen: Observations) -> _Linearised:
     in_camera, by_depth = _in_camera(state, seen)
     slope = _projection_slope(in_camera, state.focal)
     rotation, anchor = state.rotation[seen.frame], seen.anchor[seen.track]
@@ -275,7 +273,7 @@ def linearise(state: BundleState, seen: Observations) -> Linearised:
     slope_anchor = slope_rotation @ state.rotation[anchor].transpose(0, 2, 1)
     ray_by_log_focal = rays * np.array([-1.0, -1.0, 0.0])
     projected = state.focal * in_camera[:, :2] / np.maximum(in_camera[:, 2:], 1e-6)
-    return Linearised(
+    return _Linearised(
         residual=projected - seen.pixels,
         in_front=in_camera[:, 2] > 1e-3,
         by_frame=np.concatenate([-slope @ _cross(in_camera), -depth * slope_rotation], axis=2),
@@ -285,13 +283,13 @@ def linearise(state: BundleState, seen: Observations) -> Linearised:
     )
 
 
-def normal_equations(
+def _normal_equations(
     state: BundleState, seen: Observations, scale: float, focal: FocalPull | None
 ) -> tuple[
     Float64[np.ndarray, "C C"], Float64[np.ndarray, "C"], Float64[np.ndarray, "N C"], Float64[np.ndarray, "N"], Float64[np.ndarray, "N"]
 ]:
     """Hessian and gradient of poses and log focal, their coupling with inverse depths, and these depths' own."""
-    linear = linearise(state, seen)
+    linear = _linearise(state, seen)
     root = np.sqrt(linear.in_front * _weight(linear.residual, scale))
     residual = linear.residual * root[:, None]
     by_frame, by_anchor = linear.by_frame * root[:, None, None], linear.by_anchor * root[:, None, None]

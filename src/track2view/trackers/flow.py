@@ -223,7 +223,7 @@ def _sheet(
 def _between(
     first: UInt8[np.ndarray, "H W"], last: UInt8[np.ndarray, "H W"], steps: int, solver: cv2.DISOpticalFlow
 ) -> list[UInt8[np.ndarray, "H W"]]:
-    """Pictures between two that are so many frames apart, each halfway along the flow between them."""
+    """Pictures between two that are so many frames apart, each its share of the way along the flow between them."""
     height, width = first.shape
     column, row = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
     back = solver.calc(last, first, None)  # pyrefly: ignore

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float32
 
-from track2view.trackers.flashes import FLASH_FRAMES, Thumbnails, likeness, thumbnails
+from track2view.trackers.flashes import Thumbnails, likeness, thumbnails
 from track2view.trackers.flow import NeighbourFlow, sample
 
 CUT_TRUST, CUT_LIKENESS = 0.25, 0.6
@@ -74,13 +74,11 @@ def _carried(flow: NeighbourFlow, change: ShotChange) -> float:
 
 
 def _cuts(small: Thumbnails, trusted: Float32[np.ndarray, "S"]) -> list[int]:
-    """Frames that begin a new shot: hardly any flow can be trusted across the cut, unlike around it, and nothing shortly before
-    looks like anything shortly behind."""
+    """Frames that begin a new shot: hardly any flow can be trusted across the cut, unlike around it, and nothing looks alike."""
     cuts = []
     for step in np.flatnonzero(trusted < CUT_TRUST):
         around = np.concatenate([trusted[max(0, step - 3) : step], trusted[step + 1 : step + 4]])
-        before, behind = small[max(0, step - FLASH_FRAMES) : step + 1], small[step + 1 : step + 2 + FLASH_FRAMES]
-        alike = max(likeness(one, other) for one in before for other in behind)
+        alike = likeness(small[step], small[step + 1])
         if (not len(around) or np.median(around) > 2 * CUT_TRUST) and alike < CUT_LIKENESS:
             cuts.append(int(step) + 1)
     return cuts
