@@ -1,6 +1,7 @@
 """Recipes: what they train and take, and that all of a small one learns."""
 
 import json
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -143,6 +144,26 @@ def test_a_run_in_the_way_is_not_written_over(learnt: Path) -> None:
     with pytest.raises(UserError, match=r"holds a run at step-00000020; go on with --resume"):
         parse(["train", "micro", str(learnt / "data"), str(learnt / "out")]).run()
     parse(["train", "micro", str(learnt / "data"), str(learnt / "out"), "--resume", "--steps", "20"]).run()
+
+
+def test_products_in_another_precision_are_another_run(learnt: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    parse(["train", "paper", str(learnt / "data"), "out", "--dry-run", "--precision", "float32"]).run()
+    assert "falling in the last 1000; float32" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"plan.precision: 'float32' there, 'bfloat16' now"):
+        parse(["train", "micro", str(learnt / "data"), str(learnt / "out"), "--resume", "--steps", "20", "--precision", "bfloat16"]).run()
+
+
+def test_a_processor_that_emulates_bfloat16_is_told_of(learnt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def told(emulates: bool) -> bool:
+        monkeypatch.setattr("track2view.train.loop.emulates_bfloat16", lambda _: emulates)
+        run = ["train", "micro", str(learnt / "data"), str(tmp_path / str(emulates)), "--steps", "1", "--precision", "bfloat16"]
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            parse(run).run()
+        return any("begin with --precision float32" in str(each.message) for each in seen)
+
+    assert told(True)
+    assert not told(False)
 
 
 def test_data_that_are_not_encoded_name_the_command(learnt: Path, tmp_path: Path) -> None:

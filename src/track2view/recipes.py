@@ -41,7 +41,7 @@ class AdapterRecipe:
         lora_rank, lora_alpha: 0 for none.
         all_weights: the base is trained too.
         shift: of noise levels, in training and sampling.
-        guidance: on the prompt, in sampling.
+        guidance, sampling_steps: on the prompt, and of denoising, in sampling.
         examples: only so many, the data's first; None for all.
         frames, size: of clips, for estimates; training takes what the data are.
     """
@@ -57,6 +57,7 @@ class AdapterRecipe:
     all_weights: bool = False
     shift: float = 5.0
     guidance: float = 5.0
+    sampling_steps: int = 50
     examples: int | None = None
     frames: int = 81
     size: Size = (480, 832)
@@ -200,6 +201,7 @@ def mini() -> AdapterRecipe:
         conditioner=ConditionerShape(width=128, layers=4, heads=4),
         shift=2.0,
         guidance=1.0,
+        sampling_steps=4,
         frames=17,
         size=(64, 112),
     )

@@ -131,8 +131,8 @@ same again for gradients through frozen weights, once more for recomputation, on
 
 
 def as_json(recipe: Recipe) -> dict[str, Any]:
-    """All that shapes a run, field by field with dots, as JSON gives it back; its course in time, where it computes and how often
-    it reports are left out."""
+    """All that shapes a run, field by field with dots, as JSON gives it back; its course in time, where it computes, how often
+    it reports and what is sampled afterwards are left out."""
     reported = {
         "plan.steps",
         "plan.warmup",
@@ -144,6 +144,7 @@ def as_json(recipe: Recipe) -> dict[str, Any]:
         "plan.sample_every",
         "plan.save_every",
         "plan.kept",
+        "sampling_steps",
     }
 
     def flat(value: dict[str, Any], before: str = "") -> dict[str, Any]:
@@ -270,6 +271,7 @@ def _adapter_task(
         frames=recipe.frames if worlds is None else worlds.frames,
         size=None if worlds is None else worlds.size,
         guidance=recipe.guidance,
+        steps=recipe.sampling_steps,
         recipe=recipe.name,
         data={"fingerprint": pairs.fingerprint(), "examples": len(pairs), **begun},
     )

@@ -60,8 +60,8 @@ class Diffusion:
     """Folder of an image-to-text model of transformers, to find the words."""
     negative_prompt: str | None = None
     """What to lead away from; has a default."""
-    steps: int = 50
-    """Denoising steps."""
+    steps: int | None = None
+    """Denoising steps; by default what the adapter says, 50 for most, 4 for the mini."""
     guidance: float | None = None
     """Strength of guidance on the prompt; 1 is none, and twice as fast. By default what the adapter says, 5 for most."""
     guidance_interval: tuple[float, float] = (0.0, 1.0)
@@ -225,10 +225,11 @@ def _loaded(command: Render) -> "Generator":
     )
     window = model.record.frames if options.window is None else options.window
     guidance = model.record.guidance if options.guidance is None else options.guidance
+    steps = model.record.steps if options.steps is None else options.steps
     settings = DiffusionSettings(
         prompt=options.prompt,
         negative_prompt=NEGATIVE_PROMPT if options.negative_prompt is None else options.negative_prompt,
-        steps=options.steps,
+        steps=steps,
         solver=options.solver,
         guidance=Guidance(scale=guidance, interval=options.guidance_interval),
         batched=options.batched,

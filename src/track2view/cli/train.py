@@ -31,6 +31,8 @@ class Train:
     """Processes that read ahead."""
     steps: int | None = None
     """Of the optimiser, instead of the recipe's."""
+    precision: Literal["float32", "bfloat16"] | None = None
+    """Of products, instead of the recipe's: on processors without bfloat16 its products are emulated, at a quarter of float32's rate."""
     resume: bool = False
     """Go on with the run in OUT."""
     dry_run: bool = False
@@ -45,6 +47,8 @@ class Train:
         recipe = recipe_named(self.recipe)
         if self.steps is not None:
             recipe = replace(recipe, plan=recipe.plan.lasting(self.steps))
+        if self.precision is not None:
+            recipe = replace(recipe, plan=replace(recipe.plan, precision=self.precision))
         from track2view import training
 
         if self.dry_run:

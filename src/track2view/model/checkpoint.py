@@ -35,7 +35,7 @@ Kind = TypeVar("Kind", bound=ModelMixin)
 FORMAT = "track2view.adapter/1"
 MINI = Path(__file__).parents[1] / "weights/mini"
 """A base and an adapter that come with the package (docs/training.md)."""
-MOST_TRACKS, MOST_WIDTH, MOST_RANK, MOST_SHIFT, MOST_GUIDANCE, MOST_SIDE = 1_000_000, 1 << 16, 1024, 100, 100, 1 << 16
+MOST_TRACKS, MOST_WIDTH, MOST_RANK, MOST_SHIFT, MOST_GUIDANCE, MOST_STEPS, MOST_SIDE = 1_000_000, 1 << 16, 1024, 100, 100, 1000, 1 << 16
 LORA_FILE = "pytorch_lora_weights.safetensors"
 ADAPTER_FILES = {"conditioner", "lora", "view_embedding.safetensors", "track2view.json"}
 LORA_TARGETS = [
@@ -92,7 +92,7 @@ class AdapterRecord:
         lora_rank, lora_alpha: rank 0 is no LoRA.
         shift: of noise levels in training (design section 5).
         frames, size: of the clips it was trained on; None where these had many sizes.
-        guidance: on the prompt, that it is meant to be sampled with.
+        guidance, steps: on the prompt, and of denoising, that it is meant to be sampled with.
         recipe, step, data: how it was made.
     """
 
@@ -107,6 +107,7 @@ class AdapterRecord:
     frames: int = 81
     size: Size | None = None
     guidance: float = 5.0
+    steps: int = 50
     recipe: str = ""
     step: int = 0
     data: dict[str, object] = field(default_factory=dict)
@@ -125,6 +126,7 @@ class AdapterRecord:
             if not isinstance(getattr(self, name), int | float) or not 0 < getattr(self, name) <= most:
                 raise UserError(f"{name}: expected a number from 0 to {most}, got {getattr(self, name)!r:.60}")
         _check_whole("frames", self.frames, 1, MOST_SIDE)
+        _check_whole("steps", self.steps, 1, MOST_STEPS)
         if self.size is not None:
             if not isinstance(self.size, tuple) or len(self.size) != 2:
                 raise UserError(f"size: expected height and width, got {self.size!r:.60}")

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from track2view.errors import UserError, notice
 from track2view.model.dual_view import DualViewModel
-from track2view.model.parallel import can_compile, parallelize, trainable_parameters, whole_state
+from track2view.model.parallel import can_compile, emulates_bfloat16, parallelize, trainable_parameters, whole_state
 from track2view.signals import Stopped, noted
 from track2view.train.plan import Order, Sharding, TrainingPlan
 from track2view.train.processes import Processes
@@ -173,6 +173,8 @@ def _spread(task: Task[Any, Any], plan: TrainingPlan, here: Processes, sharding:
     compiled = plan.compiled and can_compile(here.device)
     if compiled < plan.compiled:
         notice("blocks are not compiled, which takes half as long again: torch finds no C++ compiler with Python's headers here")
+    if plan.precision == "bfloat16" and emulates_bfloat16(here.device):
+        notice("bfloat16 products are emulated by this processor, slower than float32's: begin with --precision float32")
     if isinstance(model, DualViewModel):
         half = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32) if plan.precision == "bfloat16" else None
         parallelize(
