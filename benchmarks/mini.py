@@ -121,7 +121,13 @@ def loaded(worlds: Path, base: Path, adapter: Path) -> Bench:
 
 def truth_of(pairs: WorldPairs, index: int) -> PairTruth:
     seed, source, target = pairs.place_of(index)
-    pair = Pair(seed=int(seed), source=f"cam{source + 1:02d}", target=f"cam{target + 1:02d}", dynamic=is_dynamic(int(seed)))
+    pair = Pair(
+        seed=int(seed),
+        source=f"cam{source + 1:02d}",
+        target=f"cam{target + 1:02d}",
+        dynamic=is_dynamic(int(seed)),
+        content=pairs.record.content,
+    )
     clip, _ = pairs.pixels(index)
     return true_pair(pair, frames=len(clip), size=(clip.shape[2], clip.shape[3]))
 
@@ -191,7 +197,9 @@ def as_score(row: dict[str, str]) -> PairScore:
         return {name.removeprefix(before): float(value) for name, value in row.items() if name.startswith(before)}
 
     return PairScore(
-        pair=Pair(seed=int(row["seed"]), source=row["source"], target=row["target"], dynamic=row["dynamic"] == "True"),
+        pair=Pair(
+            seed=int(row["seed"]), source=row["source"], target=row["target"], dynamic=row["dynamic"] == "True", content=row["content"]
+        ),
         **{region: Fidelity(**numbers(f"{region}/")) for region in REGIONS},
         camera=CameraErrors(**numbers("camera/")),
     )

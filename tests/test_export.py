@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import cv2
@@ -6,11 +7,13 @@ import pytest
 import torch
 
 from track2view.cameras import read_camera
+from track2view.cli.commands import parse
 from track2view.curate import SceneRecord, contact_sheet, curate, export_scene, export_scenes, find_scenes, true_pairs
 from track2view.errors import UserError
 from track2view.geometry import project
+from track2view.pairing import pair_by_projection
 from track2view.records import Queries
-from track2view.scenes import make_rig
+from track2view.scenes import make_rig, make_training_world, track_points
 from track2view.video import read_clip
 
 FRAMES, SIZE = 9, (48, 84)
@@ -36,6 +39,22 @@ def test_a_scene_has_the_datasets_own_layout(scene: Path) -> None:
         assert torch.allclose(read.intrinsics, camera.intrinsics, atol=1e-9)
     first = [read_clip(scene / "videos" / f"cam{number:02d}.mp4").frames[0] for number in (1, 7)]
     assert float((first[0].float() - first[1].float()).abs().mean()) < 2.0
+
+
+def test_a_scene_of_what_people_film_is_made_again_from_its_record(tmp_path: Path) -> None:
+    asked = ["--count", "1", "--first", "4", "--frames", "2", "--size", "48", "84", "--content", "lifelike"]
+    parse(["scenes", "make", str(tmp_path), *asked]).run()
+    (folder,) = find_scenes(tmp_path)
+    record, queries = SceneRecord.load(folder), Queries.grid([0], 4, 6)
+    world = make_training_world("lifelike", record.seed, frames=2, dynamic=True)
+    assert record.caption == world.caption
+    rig = make_rig(record.seed, frames=2, size=SIZE)
+    expected = pair_by_projection(track_points(world, rig["cam01"], queries.frame, queries.pixels(SIZE)), rig["cam01"], rig["cam05"])
+    assert torch.equal(true_pairs(folder, "cam01", "cam05", queries).target.uv, expected.target.uv)
+    said = json.loads((folder / "scene.json").read_text())
+    (folder / "scene.json").write_text(json.dumps({**said, "content": "people"}))
+    with pytest.raises(UserError, match=r"content: expected solids or lifelike, got 'people'"):
+        SceneRecord.load(folder)
 
 
 def test_exact_pairs_land_on_the_same_colours_in_both_videos(scene: Path) -> None:

@@ -5,12 +5,14 @@ from itertools import pairwise
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_scenes import check_exactness
 from torch import Tensor
 
 from track2view.errors import UserError
 from track2view.geometry import project, transform
-from track2view.scenes import Solid, World, render_view
+from track2view.scenes import Solid, World, make_rig, make_training_world, render_view
 from track2view.scenes.lifelike import KINDS, make_lifelike_world
 from track2view.scenes.takes import FPS, STYLES, Take, film
 
@@ -195,6 +197,36 @@ def test_one_shot_fades_into_another() -> None:
         assert bool(
             (take.clip.frames[frame].float() >= both.amin(0) - 1).all() and (take.clip.frames[frame].float() <= both.amax(0) + 1).all()
         )
+
+
+@settings(max_examples=6, deadline=None)
+@given(st.integers(0, 3_000_000_000), st.integers(1, 10))
+def test_the_rigs_of_training_film_them_exactly(seed: int, camera: int) -> None:
+    rig = make_rig(seed, frames=9, size=SIZE)
+    check_exactness(make_training_world("lifelike", seed, frames=9, dynamic=True), rig[f"cam{camera:02d}"], seed)
+
+
+def test_training_draws_every_kind_and_its_cameras_stay_in_the_room_and_out_of_things() -> None:
+    drawn = set()
+    for seed in range(60):
+        world = make_training_world("lifelike", seed, frames=FRAMES, dynamic=True)
+        drawn |= {kind for kind in KINDS if make_lifelike_world(kind, seed, frames=1, fps=15.0).caption == world.caption}
+        eyes = torch.cat([each.world_from_camera[:, :3, 3] for each in make_rig(seed, frames=FRAMES, size=SIZE).values()])
+        time = torch.arange(FRAMES).repeat(10)
+        for number, solid in enumerate(world.solids):
+            own = transform(torch.linalg.inv(solid.world_from_solid)[time], eyes[:, None])[:, 0] / solid.half_extent
+            reach = own.abs().amax(1) if solid.shape == "box" else own.norm(dim=1)
+            assert bool((reach < 1).all() if number == 0 else (reach > 1).all()), (seed, solid.name)
+    assert drawn == set(KINDS)
+
+
+def test_what_people_film_stands_still_where_nothing_shall_move() -> None:
+    still, moving = (make_training_world("lifelike", 1, frames=FRAMES, dynamic=dynamic) for dynamic in (False, True))
+    assert not any(still.moves(index) for index in range(len(still.solids)))
+    assert any(moving.moves(index) for index in range(len(moving.solids)))
+    assert still.caption == moving.caption
+    for one, other in zip(still.solids, moving.solids, strict=True):
+        assert torch.equal(one.world_from_solid[-1], other.world_from_solid[0])
 
 
 def test_an_unknown_kind_is_named() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from track2view import training
 from track2view.cli.commands import parse
 from track2view.errors import UserError
 from track2view.model.checkpoint import load_vae
@@ -20,8 +21,10 @@ from track2view.model.latents import encode
 from track2view.model.make import new_model
 from track2view.model.text import encode_prompt, load_text_encoder
 from track2view.pairing import pair_by_projection
+from track2view.recipes import micro
 from track2view.records import Queries
-from track2view.scenes import make_rig, make_varied_world, render_view, split_seed, track_points
+from track2view.scenes import make_rig, make_training_world, make_varied_world, render_view, split_seed, track_points
+from track2view.train.adapter import AdapterTask
 from track2view.train.worlds import ClipLatents, WorldClips, WorldPairs, encode_worlds, write_worlds
 
 FRAMES, SIZE, GRID = 9, (32, 56), (3, 5)
@@ -102,6 +105,25 @@ def test_all_pairs_and_clips_are_distinct_and_go_to_other_processes(worlds: Path
     assert torch.equal(copy[3].target, pairs[3].target)
     assert torch.equal(clips[15].latents, pairs[90 + 5 * 9].source.float())
     assert not torch.equal(pairs.text_of(""), clips[0].text)
+
+
+def test_what_people_film_is_trained_on_and_scored_alike(tmp_path: Path, base: Path) -> None:
+    data = tmp_path / "data"
+    size, grid = (str(each) for each in SIZE), (str(each) for each in GRID)
+    asked = ["--split", "validation", "--count", "1", "--frames", str(FRAMES), "--size", *size, "--grid", *grid]
+    parse(["scenes", "clips", str(data), *asked, "--content", "lifelike"]).run()
+    with pytest.raises(UserError, match=r"worlds.json: was begun as .*'lifelike'.*, now .*'solids'"):
+        write_worlds(data, "validation", range(1), frames=FRAMES, size=SIZE, grid=GRID)
+    seed = split_seed("validation", 0)
+    world = make_training_world("lifelike", seed, frames=FRAMES, dynamic=seed % 5 != 0)
+    rig = list(make_rig(seed, frames=FRAMES, size=SIZE).values())
+    assert torch.equal(WorldClips(data)[4][8], render_view(world, rig[4], 8).colour)
+    encode_worlds(data, base)
+    task = training.build(micro(), data, base, data, torch.device("cpu"))
+    assert isinstance(task, AdapterTask)
+    assert task.score is not None
+    assert task.pixels is not None
+    assert task.score(0, task.pixels(0)[1])["psnr"] > 60
 
 
 def test_more_worlds_are_added_and_what_is_there_is_kept(worlds: Path, tmp_path: Path) -> None:

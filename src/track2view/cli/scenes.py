@@ -25,6 +25,8 @@ class MakeScenes:
     """Of every video."""
     size: tuple[int, int] = (480, 832)
     """Height and width."""
+    content: Literal["solids", "lifelike"] = "solids"
+    """What worlds hold: boxes, balls and columns; or what people film: people, a dog, cloth, leaves, water, mirrors, bare walls."""
     static: bool = False
     """Nothing moves but the cameras."""
     depth: bool = False
@@ -44,6 +46,7 @@ class MakeScenes:
             frames=self.frames,
             size=self.size,
             dynamic=not self.static,
+            content=self.content,
             depth=self.depth,
             workers=self.workers,
         )
@@ -83,6 +86,8 @@ class MakeClips:
     """Of every clip."""
     size: tuple[int, int] = (64, 112)
     """Height and width."""
+    content: Literal["solids", "lifelike"] = "solids"
+    """What worlds hold: boxes, balls and columns; or what people film: people, a dog, cloth, leaves, water, mirrors, bare walls."""
     grid: tuple[int, int] = (16, 28)
     """Rows and columns of tracks' starts, at each camera's first frame and its last."""
     workers: int = 1
@@ -93,7 +98,16 @@ class MakeClips:
         from track2view.train.worlds import write_worlds
 
         indices = range(self.first, self.first + self.count)
-        write_worlds(self.out, self.split, indices, frames=self.frames, size=self.size, grid=self.grid, workers=self.workers)
+        write_worlds(
+            self.out,
+            self.split,
+            indices,
+            frames=self.frames,
+            size=self.size,
+            grid=self.grid,
+            content=self.content,
+            workers=self.workers,
+        )
         print(self.out)
 
 

@@ -16,7 +16,7 @@ from track2view.errors import UserError
 from track2view.files import atomic_folder, read_record, write_record
 from track2view.pairing import pair_by_projection
 from track2view.records import CameraPath, PairedTracks, Queries, Size
-from track2view.scenes import World, focal_of, make_rig, make_varied_world, render_view, see_points, split_seed, track_points
+from track2view.scenes import Content, World, focal_of, make_rig, make_training_world, render_view, see_points, split_seed, track_points
 from track2view.scenes.rig import FPS, Split
 from track2view.video import VideoWriter, read_clip
 
@@ -38,6 +38,7 @@ class SceneRecord:
         caption: what is there.
         frames, size: of every camera's video.
         dynamic: whether things move.
+        content: what is in the world.
     """
 
     seed: int
@@ -47,6 +48,7 @@ class SceneRecord:
     frames: int
     size: Size
     dynamic: bool
+    content: Content = "solids"
 
     def __post_init__(self) -> None:
         for name, least, most in (("seed", 0, 1 << 63), ("index", 0, 1 << 63), ("frames", 1, MOST_FRAMES)):
@@ -75,6 +77,7 @@ def export_scene(
     frames: int,
     size: Size,
     dynamic: bool = True,
+    content: Content = "solids",
     depth: bool = False,
     cameras: tuple[str, ...] | None = None,
 ) -> Path:
@@ -94,7 +97,7 @@ def export_scene(
     folder = root / split / f"f{millimetres}_aperture{APERTURES[millimetres]}" / f"scene{index}"
     if folder.exists():
         return folder
-    world, rig = make_varied_world(seed, frames=frames, dynamic=dynamic), make_rig(seed, frames=frames, size=size)
+    world, rig = make_training_world(content, seed, frames=frames, dynamic=dynamic), make_rig(seed, frames=frames, size=size)
     rig = {name: camera for name, camera in rig.items() if cameras is None or name in cameras}
     with atomic_folder(folder) as partial:
         (partial / "truth").mkdir()
@@ -102,7 +105,9 @@ def export_scene(
             _export_view(world, camera, partial / "videos" / f"{name}.mp4", partial / "truth" / f"{name}.npz" if depth else None)
         write_multicam(rig, partial / "cameras" / "camera_extrinsics.json")
         _export_tracks(world, rig, partial / "truth" / "tracks.npz")
-        record = SceneRecord(seed=seed, split=split, index=index, caption=world.caption, frames=frames, size=size, dynamic=dynamic)
+        record = SceneRecord(
+            seed=seed, split=split, index=index, caption=world.caption, frames=frames, size=size, dynamic=dynamic, content=content
+        )
         write_record(partial / "scene.json", record, FORMAT)
     return folder
 
@@ -156,7 +161,7 @@ def find_scenes(root: Path) -> list[Path]:
 def true_pairs(folder: Path, source: str, target: str, queries: Queries) -> PairedTracks:
     """Exact paired tracks of two cameras of one of our scenes; ``queries`` are points of the source's frames."""
     record = SceneRecord.load(folder)
-    world = make_varied_world(record.seed, frames=record.frames, dynamic=record.dynamic)
+    world = make_training_world(record.content, record.seed, frames=record.frames, dynamic=record.dynamic)
     rig = make_rig(record.seed, frames=record.frames, size=record.size)
     return pair_by_projection(track_points(world, rig[source], queries.frame, queries.pixels(record.size)), rig[source], rig[target])
 

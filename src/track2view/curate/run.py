@@ -26,6 +26,7 @@ from track2view.files import atomic_path
 from track2view.progress import progress
 from track2view.records import Size
 from track2view.samples import find_samples, write_manifest
+from track2view.scenes.content import Content
 from track2view.scenes.rig import Split
 from track2view.trackers import open_tracker
 from track2view.workers import on_processes
@@ -184,11 +185,20 @@ def _list_samples(out: Path) -> int:
 
 
 def export_scenes(
-    root: Path, split: Split, indices: range, *, frames: int, size: Size, dynamic: bool = True, depth: bool = False, workers: int = 1
+    root: Path,
+    split: Split,
+    indices: range,
+    *,
+    frames: int,
+    size: Size,
+    dynamic: bool = True,
+    content: Content = "solids",
+    depth: bool = False,
+    workers: int = 1,
 ) -> list[Path]:
     """:func:`export_scene` of many, in processes; returns their folders."""
     check_positive(count=len(indices), frames=frames, workers=workers)
-    work = Export(root=root, split=split, frames=frames, size=size, dynamic=dynamic, depth=depth)
+    work = Export(root=root, split=split, frames=frames, size=size, dynamic=dynamic, content=content, depth=depth)
     with on_processes(work, list(indices), workers) as jobs:
         made = dict(progress(jobs, "scenes", len(indices)))
     if died := [index for index, folder in made.items() if folder is None]:
@@ -205,10 +215,20 @@ class Export:
     frames: int
     size: Size
     dynamic: bool
+    content: Content
     depth: bool
 
     def __call__(self, index: int) -> Path:
         """:func:`export_scene`, on one thread."""
         torch.set_num_threads(1)
         cv2.setNumThreads(1)
-        return export_scene(self.root, self.split, index, frames=self.frames, size=self.size, dynamic=self.dynamic, depth=self.depth)
+        return export_scene(
+            self.root,
+            self.split,
+            index,
+            frames=self.frames,
+            size=self.size,
+            dynamic=self.dynamic,
+            content=self.content,
+            depth=self.depth,
+        )

@@ -20,7 +20,7 @@ from track2view.errors import UserError
 from track2view.evaluate.render_compare import CameraErrors, camera_errors, estimate_cameras
 from track2view.metrics import psnr, ssim
 from track2view.records import CameraPath, Clip, Size
-from track2view.scenes import RenderedViews, World, make_rig, make_varied_world, render_path, shown_by
+from track2view.scenes import Content, RenderedViews, World, make_rig, make_training_world, render_path, shown_by
 from track2view.scenes.rig import FPS
 from track2view.warp import DenseDepth, WarpRenderer
 
@@ -30,12 +30,13 @@ RESAMPLES, CONFIDENCE = 9999, 0.95
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pair:
-    """Which clips: the world's and rig's seed, and the names of two of its cameras, "cam01" … "cam10"."""
+    """Which clips: the world's and rig's seed, the names of two of its cameras, "cam01" … "cam10", and what the world holds."""
 
     seed: int
     source: str
     target: str
     dynamic: bool = True
+    content: Content = "solids"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,7 +111,8 @@ def true_pair(pair: Pair, *, frames: int, size: Size) -> PairTruth:
     Raises:
         UserError: a camera that the rig does not have.
     """
-    world, rig = make_varied_world(pair.seed, frames=frames, dynamic=pair.dynamic), make_rig(pair.seed, frames=frames, size=size)
+    world = make_training_world(pair.content, pair.seed, frames=frames, dynamic=pair.dynamic)
+    rig = make_rig(pair.seed, frames=frames, size=size)
     for name in (pair.source, pair.target):
         if name not in rig:
             raise UserError(f"no camera {name!r} in the rig; it has {', '.join(rig)}")

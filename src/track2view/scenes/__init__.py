@@ -1,5 +1,6 @@
 """Procedural worlds seen by any camera, with exact ground truth: a scene is data, the renderer a view of it."""
 
+from track2view.scenes.content import Content, make_training_world
 from track2view.scenes.lifelike import KINDS, make_lifelike_world
 from track2view.scenes.make import CAMERA_KINDS, make_camera, make_world
 from track2view.scenes.render import RenderedViews, render_clip, render_path, render_view, render_views
@@ -14,6 +15,7 @@ __all__ = [
     "CAMERA_KINDS",
     "KINDS",
     "STYLES",
+    "Content",
     "Light",
     "RenderedViews",
     "Solid",
@@ -27,6 +29,7 @@ __all__ = [
     "make_camera",
     "make_lifelike_world",
     "make_rig",
+    "make_training_world",
     "make_varied_world",
     "make_world",
     "render_clip",

@@ -27,6 +27,11 @@ GAP = 0.15
 Range = tuple[float, float]
 
 
+def with_article(word: str) -> str:
+    """ "an orange" of "orange"."""
+    return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
+
+
 def noise_lattice(random: np.random.Generator) -> Tensor:
     """What all textures of a world are cut from."""
     lattice = torch.from_numpy(random.uniform(-1.0, 1.0, (3, LATTICE, LATTICE, LATTICE)).astype(np.float32))

@@ -14,7 +14,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from track2view.geometry import rigid, rotation_about
-from track2view.scenes.build import COLOURS, cloth_of, painted
+from track2view.scenes.build import COLOURS, cloth_of, painted, with_article
 from track2view.scenes.world import Shape, Solid, Texture
 
 Doing = Literal["walking", "turning", "gesturing", "sitting"]
@@ -111,7 +111,7 @@ def person(random: np.random.Generator, noise: Tensor, doing: Doing, place: Plac
         elbow = body.joint(body.limb(f"{side} arm", shoulder, 0.17 * tall, 0.032 * tall, cloth), (0.0, 0.0, 0.0), 12.0 + 0.6 * raised)
         wrist = body.limb(f"{side} forearm", elbow, 0.15 * tall, 0.024 * tall, skin)
         body.part(f"{side} hand", "ellipsoid", (0.018 * tall, 0.045 * tall, 0.03 * tall), wrist, skin)
-    return body.solids, f"a person in a {shirt} shirt and {trousers} trousers {doing}"
+    return body.solids, f"a person in {with_article(shirt)} shirt and {trousers} trousers {doing}"
 
 
 def animal(random: np.random.Generator, noise: Tensor, place: Place, fps: float) -> tuple[list[Solid], str]:
@@ -137,7 +137,7 @@ def animal(random: np.random.Generator, noise: Tensor, place: Place, fps: float)
         hip = body.joint(body.root, (sign * 0.09 * long, 0.04 * long, ahead * 0.28 * long), stride)
         knee = body.joint(body.limb(f"thigh {number}", hip, upper, 0.06 * long, fur), (0.0, 0.0, 0.0), -folded if ahead > 0 else folded)
         body.limb(f"shin {number}", knee, lower, 0.033 * long, fur)
-    return body.solids, f"a {coat} dog"
+    return body.solids, f"{with_article(coat)} dog"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

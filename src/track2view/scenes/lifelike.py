@@ -11,13 +11,15 @@ import torch
 from torch import Tensor
 
 from track2view.errors import UserError
-from track2view.scenes.build import noise_lattice, open_ground, painted, room
+from track2view.scenes.build import noise_lattice, open_ground, painted, room, with_article
 from track2view.scenes.figures import Doing, Place, animal, person
 from track2view.scenes.props import Spot, curtain, fence, flag, mirror, pond, tree
 from track2view.scenes.vary import GROUNDS, SKIES, WALLS, light_of
 from track2view.scenes.world import Solid, Texture, World
 
 Said = tuple[list[Solid], str]
+ROOM = (5.5, 2.4, 9.6)
+"""Half extents in metres: every camera of a rig of training (``rig.py``) stays inside."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,14 +63,14 @@ class Setting:
         """Ground under a sky."""
         sky, ground = str(self.random.choice(list(SKIES))), str(self.random.choice(list(GROUNDS)))
         textures = painted(self.random, self.noise, SKIES[sky], 0.25), painted(self.random, self.noise, GROUNDS[ground], 2.2)
-        return open_ground(*textures, self.frames), f"{ground} under a {sky} sky"
+        return open_ground(*textures, self.frames), f"{ground} under {with_article(sky)} sky"
 
     def inside(self, *, bare: bool = False) -> Said:
         """A room; bare walls have no texture to hold on to."""
         walls = str(self.random.choice(list(WALLS)))
         texture = painted(self.random, self.noise, WALLS[walls], 2.2)
         words = f"a room with {'bare ' if bare else ''}{walls} walls"
-        return room((4.5, 2.4, 7.5), _bare(texture) if bare else texture, self.frames), words
+        return room(ROOM, _bare(texture) if bare else texture, self.frames), words
 
 
 def _walking(setting: Setting) -> list[Said]:

@@ -12,7 +12,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from track2view.geometry import rigid, rotation_about
-from track2view.scenes.build import COLOURS, cloth_of, painted
+from track2view.scenes.build import COLOURS, cloth_of, painted, with_article
 from track2view.scenes.world import Shape, Solid, Texture
 
 STRIPS = 20
@@ -36,7 +36,7 @@ def flag(random: np.random.Generator, noise: Tensor, spot: Spot, frames: int, fp
         wave = torch.sin(2 * math.pi * (1.1 * seconds - 1.3 * share) + phase)
         solids.append(_strip("flag", strip, length / STRIPS, tall, hinge, wind + (8.0 + 40.0 * share) * wave, cloth))
         hinge = _end(solids[-1])
-    return solids, f"a {colour} flag waving"
+    return solids, f"{with_article(colour)} flag waving"
 
 
 def curtain(random: np.random.Generator, noise: Tensor, spot: Spot, frames: int, fps: float) -> tuple[list[Solid], str]:
@@ -51,7 +51,7 @@ def curtain(random: np.random.Generator, noise: Tensor, spot: Spot, frames: int,
         folds = 38.0 * math.sin(2 * math.pi * 3 * share + phase) + 12.0 * torch.sin(2 * math.pi * (0.5 * seconds - share) + phase)
         solids.append(_strip("curtain", strip, length / STRIPS, tall, hinge, folds, cloth))
         hinge = _end(solids[-1])
-    return solids, f"a {colour} curtain billowing"
+    return solids, f"{with_article(colour)} curtain billowing"
 
 
 def tree(random: np.random.Generator, noise: Tensor, spot: Spot, frames: int, fps: float) -> tuple[list[Solid], str]:

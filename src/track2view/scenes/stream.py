@@ -9,10 +9,10 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from track2view.records import CameraPath, Size, TrackSet
+from track2view.scenes.content import Content, make_training_world
 from track2view.scenes.render import render_path
 from track2view.scenes.rig import CAMERAS, Split, make_rig, split_seed
 from track2view.scenes.tracks import track_points
-from track2view.scenes.vary import make_varied_world
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +42,7 @@ def stream_pairs(
     size: Size,
     grid: tuple[int, int] = (24, 24),
     dynamic: bool = True,
+    content: Content = "solids",
     device: torch.device | str = "cpu",
 ) -> Iterator[StreamedPair]:
     """The worlds that ``track2view scenes make`` writes, one pair of views each, drawn by the scene's seed.
@@ -56,7 +57,7 @@ def stream_pairs(
     """
     for index in indices:
         seed = split_seed(split, index)
-        world = make_varied_world(seed, frames=frames, dynamic=dynamic).to(device)
+        world = make_training_world(content, seed, frames=frames, dynamic=dynamic).to(device)
         rig = list(make_rig(seed, frames=frames, size=size).values())
         source, target = (rig[int(number)] for number in np.random.default_rng([seed, 6]).permutation(CAMERAS)[:2])
         query_frame, pixels = _queries(frames, size, grid)

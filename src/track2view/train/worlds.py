@@ -32,10 +32,10 @@ from track2view.model.text import load_tokenizer, text_length
 from track2view.pairing import pair_by_projection
 from track2view.progress import progress
 from track2view.records import CameraPath, Queries, Size, TrackSet
+from track2view.scenes.content import Content, make_training_world
 from track2view.scenes.render import render_path
 from track2view.scenes.rig import CAMERAS, FPS, Split, make_rig, split_seed
 from track2view.scenes.tracks import track_points
-from track2view.scenes.vary import make_varied_world
 from track2view.shards import ShardReader, write_index, write_shard
 from track2view.train.data import ClipExample, Example, padded_text
 from track2view.workers import on_processes
@@ -59,16 +59,19 @@ class WorldsRecord:
         split: of the seeds.
         frames, size: of every clip.
         grid: rows and columns of tracks' starts, at each source's first frame and its last.
+        content: what is in the worlds.
     """
 
     split: Split
     frames: int
     size: Size
     grid: tuple[int, int]
+    content: Content = "solids"
 
     def __post_init__(self) -> None:
-        if self.split not in get_args(Split):
-            raise UserError(f"split: expected one of {', '.join(get_args(Split))}, got {self.split!r:.60}")
+        for name, value, known in (("split", self.split, get_args(Split)), ("content", self.content, get_args(Content))):
+            if value not in known:
+                raise UserError(f"{name}: expected one of {', '.join(known)}, got {value!r:.60}")
         for name, values in (("frames", (self.frames,)), ("size", self.size), ("grid", self.grid)):
             if not isinstance(values, tuple) or not all(type(each) is int and 0 < each < 1 << 14 for each in values):
                 raise UserError(f"{name}: expected whole numbers from 1, got {values!r:.60}")
@@ -85,7 +88,15 @@ def is_worlds(folder: Path) -> bool:
 
 
 def write_worlds(
-    folder: Path, split: Split, indices: range, *, frames: int, size: Size, grid: tuple[int, int], workers: int = 1
+    folder: Path,
+    split: Split,
+    indices: range,
+    *,
+    frames: int,
+    size: Size,
+    grid: tuple[int, int],
+    content: Content = "solids",
+    workers: int = 1,
 ) -> WorldsRecord:
     """Render worlds by number through their ten cameras, and track points exactly; shards that are there are kept.
 
@@ -98,7 +109,7 @@ def write_worlds(
         UserError: a folder that was begun otherwise, or numbers that cut a shard.
     """
     check_positive(frames=frames, workers=workers)
-    record = WorldsRecord(split=split, frames=frames, size=size, grid=grid)
+    record = WorldsRecord(split=split, frames=frames, size=size, grid=grid, content=content)
     if indices.start % WORLDS_PER_SHARD:
         raise UserError(f"--first: expected a multiple of {WORLDS_PER_SHARD} worlds, got {indices.start}")
     if is_worlds(folder) and WorldsRecord.load(folder) != record:
@@ -136,7 +147,7 @@ def is_dynamic(seed: int) -> bool:
 
 def render_world(seed: int, record: WorldsRecord) -> dict[str, Tensor]:
     """All that a shard holds of one world."""
-    world = make_varied_world(seed, frames=record.frames, dynamic=is_dynamic(seed))
+    world = make_training_world(record.content, seed, frames=record.frames, dynamic=is_dynamic(seed))
     rig = list(make_rig(seed, frames=record.frames, size=record.size).values())
     queries = Queries.grid([0, record.frames - 1], *record.grid)
     tracks = [track_points(world, camera, queries.frame, queries.pixels(record.size)) for camera in rig]
