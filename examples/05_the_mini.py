@@ -31,16 +31,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--world", type=int, default=0)
     parser.add_argument("--camera", default="cam07", help="cam01 to cam10 of the world's rig; the source is cam02")
-    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--steps", type=int, help="of denoising; by default what the mini is meant for")
     given = parser.parse_args()
     pipe = Track2ViewPipeline.from_pretrained(MINI / "base", MINI / "adapter", prompt_folder=PICTURE.parent / "prompts")
+    steps = given.steps or pipe.record.steps
     truth, other = (unseen(pipe, world, given.camera) for world in (given.world, given.world + 1))
     print(f"the mini re-films a world it has never seen: {truth.world.caption}")
     made = {
         "copy of the source": copy_of_source(truth),
         "warp, exact depth": exact_warp(truth),
-        "mini": refilmed(pipe, truth, truth, given.steps),
-        "mini, misled": refilmed(pipe, truth, other, given.steps),
+        "mini": refilmed(pipe, truth, truth, steps),
+        "mini, misled": refilmed(pipe, truth, other, steps),
     }
     for name, clip in made.items():
         score = score_clip(truth, clip)
