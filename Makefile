@@ -12,6 +12,8 @@ HELD_OUT ?= 16
 VAE_STEPS ?=
 BASE_STEPS ?=
 STEPS ?=
+# PRECISION=float32 where the processor has no bfloat16 (a run says so).
+PRECISION ?=
 # One process of one thread for each core: faster than one of several, and a busy core slows it no more than it must.
 PROCESSES ?= 2
 TRAIN = $(BIN)/torchrun --standalone --nproc-per-node $(PROCESSES) -m track2view train
@@ -72,8 +74,8 @@ mini: setup
 	$(BIN)/track2view model new mini $(MINI)/new --vae $(MINI)/vae/model/vae
 	$(BIN)/track2view curate encode $(MINI)/validation --base $(MINI)/new/base
 	$(BIN)/track2view curate encode $(MINI)/train --base $(MINI)/new/base
-	$(TRAIN) mini-base $(MINI)/train $(MINI)/base --base $(MINI)/new/base --held-out $(MINI)/validation --resume $(addprefix --steps ,$(BASE_STEPS))
-	$(TRAIN) mini $(MINI)/train $(MINI)/adapter --base $(MINI)/base/model/base --held-out $(MINI)/validation --resume $(addprefix --steps ,$(STEPS))
+	$(TRAIN) mini-base $(MINI)/train $(MINI)/base --base $(MINI)/new/base --held-out $(MINI)/validation --resume $(addprefix --steps ,$(BASE_STEPS)) $(addprefix --precision ,$(PRECISION))
+	$(TRAIN) mini $(MINI)/train $(MINI)/adapter --base $(MINI)/base/model/base --held-out $(MINI)/validation --resume $(addprefix --steps ,$(STEPS)) $(addprefix --precision ,$(PRECISION))
 
 mini-smoke:
 	$(MAKE) mini MINI=mini-smoke WORLDS=16 HELD_OUT=8 VAE_STEPS=60 BASE_STEPS=30 STEPS=20
