@@ -19,6 +19,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from jaxtyping import UInt8
 from torch import Tensor
 
+from track2view import training
 from track2view.encoded import encoded_folder
 from track2view.evaluate import (
     CameraErrors,
@@ -40,7 +41,7 @@ from track2view.train.adapter import AdapterTask
 from track2view.train.data import Example
 from track2view.train.denoising import PairFeed
 from track2view.train.sheet import write_sheet
-from track2view.train.worlds import WorldPairs, is_dynamic
+from track2view.train.worlds import WorldPairs
 
 Frames = UInt8[Tensor, "T 3 H W"]
 
@@ -120,14 +121,7 @@ def loaded(worlds: Path, base: Path, adapter: Path) -> Bench:
 
 
 def truth_of(pairs: WorldPairs, index: int) -> PairTruth:
-    seed, source, target = pairs.place_of(index)
-    pair = Pair(
-        seed=int(seed),
-        source=f"cam{source + 1:02d}",
-        target=f"cam{target + 1:02d}",
-        dynamic=is_dynamic(int(seed)),
-        content=pairs.record.content,
-    )
+    pair = training.pair_of(pairs, index)
     clip, _ = pairs.pixels(index)
     return true_pair(pair, frames=len(clip), size=(clip.shape[2], clip.shape[3]))
 

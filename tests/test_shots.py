@@ -107,6 +107,13 @@ def test_one_shot_is_one_shot(arc: TrueShot, lively: TrueShot) -> None:
         assert changes(shot.clip.frames.flip(0)) == []
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["bear", "cat", "diner", "gallery", "pavement", "pstudio", "reader", "taxi"])
+def test_all_real_shots_are_one_shot_at_length(shared: Path, name: str) -> None:
+    clip = read_clip(shared / f"{name}.mp4", short_side=192, frames=90)
+    assert changes(replace(clip, audio=None).frames) == []
+
+
 @pytest.mark.parametrize("name", ["cat", "diner", "gallery", "pavement"])
 def test_real_shots_are_one_shot(shared: Path, name: str) -> None:
     clip = read_clip(shared / f"{name}.mp4", short_side=144, frames=60)

@@ -292,16 +292,21 @@ def _adapter_task(
     )
 
 
-def _score(pairs: WorldPairs, index: int, clip: UInt8[Tensor, "T 3 H W"]) -> dict[str, float]:
-    """A sampled clip of a held-out pair against the exact truth: pictures and cameras."""
+def pair_of(pairs: WorldPairs, index: int) -> Pair:
+    """Which world and cameras an example is of, for :func:`track2view.evaluate.true_pair`."""
     seed, source, target = pairs.place_of(index)
-    pair = Pair(
+    return Pair(
         seed=int(seed),
         source=f"cam{source + 1:02d}",
         target=f"cam{target + 1:02d}",
         dynamic=is_dynamic(int(seed)),
         content=pairs.record.content,
     )
+
+
+def _score(pairs: WorldPairs, index: int, clip: UInt8[Tensor, "T 3 H W"]) -> dict[str, float]:
+    """A sampled clip of a held-out pair against the exact truth: pictures and cameras."""
+    pair = pair_of(pairs, index)
     return score_clip(true_pair(pair, frames=len(clip), size=(clip.shape[2], clip.shape[3])), clip).values
 
 
