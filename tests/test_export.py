@@ -130,6 +130,13 @@ def test_a_scene_is_made_once_and_whole(scene: Path) -> None:
     assert not list(root.rglob("*.partial"))
 
 
+def test_a_folder_that_holds_the_scene_otherwise_is_refused(scene: Path) -> None:
+    root = scene.parents[2]
+    for other in ({"frames": 8}, {"size": (48, 80)}, {"dynamic": False}, {"content": "lifelike"}):
+        with pytest.raises(UserError, match=r"scene\.json: was made as .*; give another folder"):
+            export_scene(root, "validation", 3, **{"frames": FRAMES, "size": SIZE, **other})
+
+
 def test_a_contact_sheet_shows_all_cameras(scene: Path, tmp_path: Path) -> None:
     contact_sheet(scene, tmp_path / "sheet.png")
     sheet = cv2.imread(str(tmp_path / "sheet.png"))

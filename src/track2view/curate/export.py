@@ -1,7 +1,7 @@
 """Procedural worlds written as MultiCamVideo lays out its own, with what is needed to know their exact truth again."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import get_args
@@ -83,7 +83,7 @@ def export_scene(
 ) -> Path:
     """Render a scene through its ten cameras: ``root/split/f24_aperture5/sceneN/{videos,cameras,truth}`` and ``scene.json``.
 
-    The folder appears only when it is whole; one that is there already is left as it is.
+    The folder appears only when it is whole; a scene that is there already is left as it is.
 
     Args:
         depth: write exact depth and object ids of every pixel too (some 100 MB a camera at 480p).
@@ -91,11 +91,18 @@ def export_scene(
 
     Returns:
         The scene's folder.
+
+    Raises:
+        UserError: the folder holds that scene with other frames, size or content.
     """
     seed = split_seed(split, index)
     millimetres = focal_of(seed)
     folder = root / split / f"f{millimetres}_aperture{APERTURES[millimetres]}" / f"scene{index}"
     if folder.exists():
+        there = SceneRecord.load(folder)
+        asked = replace(there, frames=frames, size=size, dynamic=dynamic, content=content)
+        if asked != there:
+            raise UserError(f"{folder / 'scene.json'}: was made as {there}, now {asked}; give another folder")
         return folder
     world, rig = make_training_world(content, seed, frames=frames, dynamic=dynamic), make_rig(seed, frames=frames, size=size)
     rig = {name: camera for name, camera in rig.items() if cameras is None or name in cameras}
