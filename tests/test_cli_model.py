@@ -18,6 +18,8 @@ from torch import Tensor
 
 from track2view import cli
 from track2view.model import diffusion
+from track2view.model.checkpoint import MINI, AdapterRecord
+from track2view.model.diffusion import DiffusionSettings
 from track2view.records import Clip
 from track2view.video import clip_images, read_clip, write_video
 
@@ -150,10 +152,12 @@ def test_bad_input_is_one_line(case: str, micro: Path, short_file: Path, within:
 
 
 def test_without_a_base_it_is_taken_and_says_what_it_is(short_file: Path, within: Callable[..., Done], tmp_path: Path) -> None:
-    done = within(["render", short_file, "--camera", "pan-left", "--renderer", "diffusion", "--steps", "2", "--out", "run"])
+    done = within(["render", short_file, "--camera", "pan-left", "--renderer", "diffusion", "--out", "run"])
     assert done.returncode == 0, done.stderr
     assert "the mini: trained on procedural worlds" in done.stderr
     assert "made at 64×" in done.stderr
+    used = json.loads((tmp_path / "run/run.json").read_text())["settings"]["sampling"]
+    assert used["steps"] == AdapterRecord.load(MINI / "adapter/track2view.json").steps < DiffusionSettings().steps
     assert read_clip(tmp_path / "run/output.mp4").frames.shape == read_clip(short_file).frames.shape
 
 

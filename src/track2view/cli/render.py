@@ -135,7 +135,9 @@ class Render:
         if generator is not None and self.diffusion.captioner is not None:
             generator = generator.described(shot.scene, self.diffusion.captioner)
             say(f"prompt: {generator.settings.prompt}")
-        settings = {key: str(value) for key, value in asdict(self).items() if value is not None}
+        settings: dict[str, object] = {key: str(value) for key, value in asdict(self).items() if value is not None}
+        if generator is not None:
+            settings["sampling"] = asdict(generator.settings)
         for camera, target in targets.items():
             started = time.perf_counter()
             made = None if generator is None else _made(generator, shot, target, folders[camera])
