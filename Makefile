@@ -33,8 +33,9 @@ demo: setup
 	$(BIN)/python examples/01_demo.py $(if $(CLIP),$(CLIP) $(CAMERA))
 	$(if $(CLIP),,$(BIN)/python examples/05_the_mini.py)
 
+# One thread for each of two workers and all that they start: more would only wait for each other.
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow -rP

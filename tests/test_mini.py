@@ -20,7 +20,7 @@ from track2view.records import Clip
 from track2view.scenes import split_seed, track_points
 from track2view.scenes.rig import FPS
 
-SETTINGS = DiffusionSettings(steps=12, solver="euler", guidance=Guidance(scale=1.0), window=17, overlap=9)
+SETTINGS = DiffusionSettings(steps=4, solver="euler", guidance=Guidance(scale=1.0), window=17, overlap=9)
 
 
 def unseen(index: int) -> PairTruth:

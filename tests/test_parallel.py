@@ -108,8 +108,18 @@ def sgd(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
     return torch.optim.SGD(parameters, lr=RATE, momentum=0.9)
 
 
-@pytest.mark.parametrize("attention", ["joint", "cached-source"])
-@pytest.mark.parametrize("way", ["DDP", "FSDP2", "ZeRO-1"])
+@pytest.mark.parametrize(
+    ("way", "attention"),
+    [
+        ("DDP", "joint"),
+        ("FSDP2", "cached-source"),
+        ("ZeRO-1", "joint"),
+        *(
+            pytest.param(*each, marks=pytest.mark.slow)
+            for each in (("DDP", "cached-source"), ("FSDP2", "joint"), ("ZeRO-1", "cached-source"))
+        ),
+    ],
+)
 def test_two_ranks_take_the_steps_that_one_process_takes(way: str, attention: str, tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

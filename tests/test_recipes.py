@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import WanTransformer3DModel
+from train_support import PLAN
+from train_support import run as train_tiny
 
 from track2view import training
 from track2view.cli.commands import parse
@@ -153,13 +155,12 @@ def test_products_in_another_precision_are_another_run(learnt: Path, capsys: pyt
         parse(["train", "micro", str(learnt / "data"), str(learnt / "out"), "--resume", "--steps", "20", "--precision", "bfloat16"]).run()
 
 
-def test_a_processor_that_emulates_bfloat16_is_told_of(learnt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_processor_that_emulates_bfloat16_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def told(emulates: bool) -> bool:
         monkeypatch.setattr("track2view.train.loop.emulates_bfloat16", lambda _: emulates)
-        run = ["train", "micro", str(learnt / "data"), str(tmp_path / str(emulates)), "--steps", "1", "--precision", "bfloat16"]
         with warnings.catch_warnings(record=True) as seen:
             warnings.simplefilter("always")
-            parse(run).run()
+            train_tiny(tmp_path / str(emulates), replace(PLAN, steps=5, precision="bfloat16"))
         return any("begin with --precision float32" in str(each.message) for each in seen)
 
     assert told(True)
@@ -223,7 +224,7 @@ def test_a_run_begins_with_the_adapter_it_is_given(learnt: Path, tmp_path: Path)
     model = learnt / "out/model"
     before, data = str(model / "adapter"), learnt / "data/worlds"
     run = ["train", "micro", str(data), str(tmp_path / "out"), "--base", str(model / "base"), "--adapter", before, "--steps", "1"]
-    parse([*run, "--held-out", str(data)]).run()
+    parse(run).run()
     rows = [json.loads(line) for line in (tmp_path / "out/log.jsonl").read_text().splitlines()]
     first = next(row["loss"] for row in rows if "loss" in row)
     assert first < 0.75 * float(GOLDEN.split(maxsplit=1)[0])

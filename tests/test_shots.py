@@ -70,7 +70,7 @@ def lit_up(frames: Tensor, at: range) -> Tensor:
     return lit
 
 
-@pytest.mark.parametrize("length", [1, 3])
+@pytest.mark.parametrize("length", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_a_flash_is_no_change_and_the_camera_is_found_across_it(length: int, arc: TrueShot) -> None:
     at = range(18, 18 + length)
     frames = lit_up(arc.clip.frames, at)
