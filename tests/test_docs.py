@@ -82,13 +82,6 @@ def test_the_commands_and_the_python_of_the_data_page_run(
         assert said in capsys.readouterr().out
 
 
-def test_the_commands_of_the_training_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for line in blocks("docs/training.md", "sh")[0].strip().splitlines():
-        typed(line.replace("--steps 20", "--steps 2"))
-    assert (tmp_path / "out/model/adapter/track2view.json").exists()
-
-
 def typed(line: str) -> None:
     """A command as a user types it, without a process of its own: loading the libraries takes longer than the work."""
     program, *arguments = shlex.split(line)

@@ -1,6 +1,7 @@
 """Recipes: what they train and take, and that all of a small one learns."""
 
 import json
+import shutil
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import WanTransformer3DModel
+from test_docs import blocks, typed
 from train_support import PLAN
 from train_support import run as train_tiny
 
@@ -146,6 +148,14 @@ def test_a_run_in_the_way_is_not_written_over(learnt: Path) -> None:
     with pytest.raises(UserError, match=r"holds a run at step-00000020; go on with --resume"):
         parse(["train", "micro", str(learnt / "data"), str(learnt / "out")]).run()
     parse(["train", "micro", str(learnt / "data"), str(learnt / "out"), "--resume", "--steps", "20"]).run()
+
+
+def test_the_commands_of_the_training_page_run(learnt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(learnt / "data", tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    for line in blocks("docs/training.md", "sh")[0].strip().splitlines():
+        typed(line.replace("--steps 20", "--steps 2"))
+    assert (tmp_path / "out/model/adapter/track2view.json").exists()
 
 
 def test_products_in_another_precision_are_another_run(learnt: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -141,7 +141,8 @@ def run_and_end(data: Path, out: Path, way: str, moment: float) -> None:
     left = survivors(mark, 5.0 if word is None else 2.0)
     assert not left, (way, moment, [each.cmdline() for each in left])
     assert run.returncode == code, said
-    assert not any(each in said for each in NOISE), said
+    before_our_code = word is None and "EOFError: Ran out of input" in said  # killed before it sent what a worker is started with
+    assert before_our_code or not any(each in said for each in NOISE), said
     if word is not None:
         assert said.strip().splitlines()[-1].startswith(f"track2view: {word}"), said
     assert not list(out.glob("rejected/**/*.json")), "a worker that was ended is no rejected sample"
