@@ -6,6 +6,7 @@ import torch
 from conftest import TrueShot
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn.functional import avg_pool2d
 
 from track2view.cameras import apply_move, parse_move
 from track2view.errors import UserError
@@ -62,6 +63,14 @@ def test_exact_depth_gives_the_exact_view(lively: TrueShot, move: str) -> None:
         assert float((rendered.seen_now == seen).float().mean()) > 0.93
 
 
+@pytest.mark.parametrize("move", ["orbit-right:15", "zoom-in:1.6"])
+def test_outlines_do_not_crack(lively: TrueShot, move: str) -> None:
+    target = apply_move(parse_move(move), lively.camera, float(lively.depth[0].median()))
+    seen = shown_by(lively.world, lively.camera, 39, target, render_view(lively.world, target, 39).depth)
+    missed = seen & ~exact(lively).render(target, 39).seen_now
+    assert float(missed.float().mean()) < 0.006
+
+
 def test_holes_are_filled_from_other_times(arc: TrueShot) -> None:
     """Held at the first camera, what has left the picture is still there: it was seen before."""
     held = apply_move(parse_move("static"), arc.camera)
@@ -71,6 +80,16 @@ def test_holes_are_filled_from_other_times(arc: TrueShot) -> None:
     assert float(late.float().mean()) > 0.02
     assert psnr(rendered.colour, truth.colour, late) > 20
     assert float(rendered.seen.float().mean()) > 0.9
+
+
+def test_slopes_between_near_and_far_leave_no_specks(arc: TrueShot) -> None:
+    """As tracked depth has them, where a point of them in another view has hardly any others around it."""
+    smeared = avg_pool2d((1 / arc.depth)[:, None], 13, 1, 6, count_include_pad=False)[:, 0]
+    renderer = WarpRenderer(arc.clip, DenseDepth(disparity=smeared, moving=torch.zeros_like(arc.moving)), arc.camera)
+    target = apply_move(parse_move("orbit-right:15", relative_to="first-frame"), arc.camera, float(arc.depth[0].median()))
+    seen = renderer.render(target, 39).seen
+    specks = seen & (avg_pool2d(seen[None, None].float(), 7, 1, 3, count_include_pad=False)[0, 0] < 0.35)
+    assert float(specks.float().mean()) < 0.008
 
 
 def test_the_mask_says_what_nobody_saw(arc: TrueShot) -> None:

@@ -131,13 +131,17 @@ class WarpRenderer:
         grid = (pixels / torch.tensor([width / 2, height / 2], device=self.device) - 1)[None, None]
         image, disparity = self._view(source_frame)
         sampled = grid_sample(image[None], grid, mode="bicubic", padding_mode="border", align_corners=False)[0, :, 0].clamp(0, 1)
-        column = pixels[:, 0].long().clamp(0, width - 1)
-        found = disparity[pixels[:, 1].long().clamp(0, height - 1), column]
+        column, row = pixels[:, 0].long().clamp(0, width - 1), pixels[:, 1].long().clamp(0, height - 1)
         inside = (pixels >= 0).all(-1) & (pixels[:, 0] <= width) & (pixels[:, 1] <= height)
-        agrees = (found - expected).abs() < AGREEMENT * torch.maximum(found, expected)
-        good = (surface > 0) & inside & agrees
+        shown, agrees = (surface > 0) & inside, _agree(disparity[row, column], expected)
+        good = shown & agrees
         colour[:, where[good]] = sampled[:, good]
         seen[where[good]] = True
+        beside = (shown & ~agrees).nonzero()[:, 0]
+        row, column, agrees = _agreeing_neighbour(disparity, row[beside], column[beside], expected[beside])
+        nearest, beside = image[:, row[agrees], column[agrees]], beside[agrees]
+        colour[:, where[beside]] = 0.5 * (nearest + sampled[:, beside])
+        seen[where[beside]] = True
 
     def _fill_from_other_times(
         self, target: CameraPath, frame: int, surface: Float32[Tensor, "P"], colour: Float32[Tensor, "3 P"], seen: Bool[Tensor, "P"]
@@ -165,7 +169,10 @@ class WarpRenderer:
         surface[hole[filled_now]] = behind[filled_now]
 
     def _gather_background(self) -> _Background:
-        """The still scene from a few frames, each adding only what those before it did not show."""
+        """The still scene from a few frames, each adding only what those before it did not show.
+
+        Slopes between near and far are left out: drawn out in another view, their points would lie scattered in what nobody saw.
+        """
         count = len(self.clip)
         keyframes = np.unique(np.linspace(0, count - 1, min(BACKGROUND_FRAMES, count)).round().astype(int)).tolist()
         order = sorted(keyframes, key=lambda each: (each not in (keyframes[0], keyframes[-1]), each))
@@ -175,11 +182,13 @@ class WarpRenderer:
         xyz, frames = torch.zeros(0, 3, device=self.device), torch.zeros(0, dtype=torch.int64, device=self.device)
         for key in order:
             moving = cv2.dilate(self.depth.moving_at(key, half).astype(np.uint8), np.ones((MOVING_MARGIN, MOVING_MARGIN), np.uint8))
-            disparity = torch.from_numpy(self.depth.at(key, half)).to(self.device).reshape(-1)
+            depth = self.depth.at(key, half)
+            drawn_out = cv2.dilate(depth, np.ones((3, 3))) > cv2.erode(depth, np.ones((3, 3))) * (1 + AGREEMENT)
+            disparity = torch.from_numpy(depth).to(self.device).reshape(-1)
             pixels, landed = _look(xyz, self.camera.world_from_camera[key], self.camera.intrinsics[key], self.device)
             known, coverage = splat_disparity(pixels / 2, landed, half)
             known = _close_cracks(known, coverage).reshape(-1)
-            new = torch.from_numpy(moving.reshape(-1) == 0).to(self.device)
+            new = torch.from_numpy((moving == 0) & ~drawn_out).to(self.device).reshape(-1)
             new &= (known <= 0) | (disparity > known * (1 + AGREEMENT)) | (disparity < known * (1 - AGREEMENT))
             pose, intrinsics = (
                 self.camera.world_from_camera[key].float().to(self.device),
@@ -224,6 +233,26 @@ def _carry(
     front = homogeneous[:, 2] > 1e-4
     scale = 1 / homogeneous[:, 2].clamp(min=1e-4)
     return homogeneous[:, :2] * scale[:, None], torch.where(front, disparity * scale, torch.zeros_like(disparity))
+
+
+def _agree(found: Float32[Tensor, "*n"], expected: Float32[Tensor, "*n"]) -> Bool[Tensor, "*n"]:
+    return (found - expected).abs() < AGREEMENT * torch.maximum(found, expected)
+
+
+def _agreeing_neighbour(
+    disparity: Float32[Tensor, "h w"], row: Int64[Tensor, "n"], column: Int64[Tensor, "n"], expected: Float32[Tensor, "n"]
+) -> tuple[Int64[Tensor, "n"], Int64[Tensor, "n"], Bool[Tensor, "n"]]:
+    """Of the pixels around each, the one whose disparity is nearest to what is expected, and whether it agrees.
+
+    At an outline a target pixel may land a fraction of a pixel beside its surface; called unseen, it would be a crack.
+    """
+    step = torch.tensor([-1, 0, 1], device=row.device)
+    down, right = (each.reshape(9, 1) for each in torch.meshgrid(step, step, indexing="ij"))
+    rows, columns = (row + down).clamp(0, disparity.shape[0] - 1), (column + right).clamp(0, disparity.shape[1] - 1)
+    around = disparity[rows, columns]
+    nearest = (around - expected).abs().argmin(0, keepdim=True)
+    row, column, found = (each.gather(0, nearest)[0] for each in (rows, columns, around))
+    return row, column, _agree(found, expected)
 
 
 def _close_cracks(surface: Float32[Tensor, "H W"], coverage: Float32[Tensor, "H W"]) -> Float32[Tensor, "H W"]:
