@@ -60,15 +60,6 @@ class Shot:
         """Length of one scene unit (the median depth at frame 0) in the source camera's unit."""
         return 1.0 if self.tracking.camera.unit == "scene" else scale_of(self.tracking.tracks, self.tracking.camera)
 
-    @property
-    def pivot(self) -> float:
-        """How far what moves turn about is, in the source camera's unit: the picture's mean inverse depth at frame 0, inverted.
-
-        Where near things stand before a far background, this is nearer than the median depth, so that a move of so many of its
-        lengths does not pass them by.
-        """
-        return 1 / float(self.depth.disparity[0].mean())
-
     def without_overlay(self) -> "Shot":
         """The same where what is burnt in is not laid back: the scene around it fills its place."""
         return replace(self, burnt_in=None)
@@ -177,7 +168,7 @@ def target_camera(
     if not names_file(camera):
         if relative_to == "world":
             raise UserError("--relative-to world is for camera files; a move is laid over source or first-frame")
-        target = apply_move(parse_move(str(camera), amount, easing, relative_to or "source"), source, shot.pivot)
+        target = apply_move(parse_move(str(camera), amount, easing, relative_to or "source"), source, shot.unit_length)
     elif path.exists() and is_keyframes(path):
         target = read_keyframes(path, source, shot.unit_length)
     else:

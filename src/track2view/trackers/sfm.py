@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Float64, Int64
-from scipy.spatial import KDTree
 
 from track2view.errors import UserError
 from track2view.geometry import project, rigid, unproject
@@ -15,10 +14,9 @@ from track2view.records import CameraPath, Clip, Queries, TrackSet, horizontal_f
 from track2view.trackers.again import seen_again
 from track2view.trackers.bundle import BundleState, Observations, canonical_pixels, residuals, triangulate, world_directions
 from track2view.trackers.camera_motion import CameraMotion, estimate
-from track2view.trackers.certainty import looseness, unsteadiness
 from track2view.trackers.flow import EDGE_WINDOW, NeighbourFlow, follow, neighbour_flow
 from track2view.trackers.growth import STATIC_PIXELS
-from track2view.trackers.moving_things import Ground, ImageTracks, View, carry, group, movers, place
+from track2view.trackers.moving_things import Ground, ImageTracks, View, carry, group, place
 from track2view.trackers.protocol import Tracking, TrackingReport
 from track2view.trackers.shots import shot_changes
 
@@ -28,9 +26,6 @@ SUPPORT_SPACING = 16
 SUPPORT_INTERVAL = 10
 SUPPORT_BATCHES = 40
 TRIANGULATION_SCALE = 1.0
-GUESS_PIXELS, GUESS_NEIGHBOURS, FLAT_SHARE = 6.0, 24, 1.0
-"""How far, in pixels over all frames, a track must move by parallax to be believed as much as the guess; how many tracks make that;
-and how many good ones a flat scene counts for in it."""
 MOVING_CONFIDENCE = 0.3
 FLAT_IMAGE = 2.0
 
@@ -87,6 +82,8 @@ class SfmTracker:
         else:
             camera, motion = camera.resized(clip.size), None
         wanted, support = _lift(flow, camera, queries), _lift(flow, camera, _support_queries(flow))
+        if _typical_parallax(support) < LOW_PARALLAX_DEGREES:
+            wanted, support = _flattened(wanted, camera), _flattened(support, camera)
         xyz = _positions(wanted, support, camera)
         start = queries.pixels(flow.size).float().numpy()
         wanted = replace(wanted, visible=seen_again(flow, camera.resized(flow.size), wanted.query_frame, start, xyz, wanted.visible))
@@ -151,8 +148,7 @@ def _lift(flow: NeighbourFlow, camera: CameraPath, queries: Queries) -> _Lifted:
         followed, visible[:, batch] = follow(flow, int(frame), start[batch], range(frames), EDGE_WINDOW)
         points[:, batch], focal = canonical_pixels(followed, intrinsics)
         state = BundleState(rotation=rotation, centre=centre, inverse_depth=np.ones(len(batch)), focal=focal)
-        loose = looseness(flow.grey[frame], start[batch])
-        state, seen, information = _triangulated(state, points[:, batch], visible[:, batch], int(frame), loose)
+        state, seen, information = _triangulated(state, points[:, batch], visible[:, batch], int(frame))
         residual, in_front = residuals(state, seen)
         size = np.where(in_front, np.linalg.norm(residual, axis=-1), 99.0)
         directions = world_directions(state, seen)
@@ -182,37 +178,16 @@ def _lift(flow: NeighbourFlow, camera: CameraPath, queries: Queries) -> _Lifted:
 
 
 def _triangulated(
-    state: BundleState,
-    points: Float32[np.ndarray, "T N 2"],
-    visible: Bool[np.ndarray, "T N"],
-    frame: int,
-    loose: Float64[np.ndarray, "N"],
+    state: BundleState, points: Float32[np.ndarray, "T N 2"], visible: Bool[np.ndarray, "T N"], frame: int
 ) -> tuple[BundleState, Observations, Float64[np.ndarray, "N"]]:
-    """Inverse depths of tracks that start in one frame, and what the views tell of them beside a guess that they are drawn to.
-
-    The guess is smooth: what surer tracks around say, and the typical inverse depth as far as these say little. Where the camera
-    hardly travels, all that is left of it is a flat scene.
-
-    Args:
-        loose: variance of each track in terms of a firm one's, as the picture tells it.
-    """
+    """Inverse depths of tracks that start in one frame, those that views say little of drawn to the typical one; their information."""
     count = points.shape[1]
     seen = Observations.of(points, visible, np.full(count, frame))
-    first, information = triangulate(state, seen, state.inverse_depth, TRIANGULATION_SCALE)
+    first, _ = triangulate(state, seen, state.inverse_depth, TRIANGULATION_SCALE)
     observed = np.isin(np.arange(count), seen.track)
-    error, in_front = residuals(replace(state, inverse_depth=first), seen)
-    variance = loose * unsteadiness(np.where(in_front, np.linalg.norm(error, axis=-1), 99.0), seen.track, count)
     typical = float(np.median(first[observed])) if observed.any() else 1.0
-    prior = (GUESS_PIXELS / typical) ** 2 * variance
-    guess = np.full(count, typical)
-    if observed.any():
-        told = np.flatnonzero(observed)
-        distance, near = KDTree(seen.anchor_pixels[told]).query(seen.anchor_pixels, k=min(GUESS_NEIGHBOURS, len(told)))
-        distance, near = distance.reshape(count, -1), told[near.reshape(count, -1)]
-        weight = (information / (information + prior))[near] / (1 + (distance / np.maximum(distance[:, -1:], 1e-9)) ** 2)
-        guess = ((weight * first[near]).sum(1) + FLAT_SHARE * typical) / (weight.sum(1) + FLAT_SHARE)
-    inverse_depth, information = triangulate(state, seen, guess, TRIANGULATION_SCALE, prior=prior)
-    return replace(state, inverse_depth=inverse_depth), seen, information / variance
+    inverse_depth, information = triangulate(state, seen, np.full(count, typical), TRIANGULATION_SCALE)
+    return replace(state, inverse_depth=inverse_depth), seen, information
 
 
 def _parallax(state: BundleState, seen: Observations, directions: Float64[np.ndarray, "N 3"]) -> Float64[np.ndarray, "N"]:
@@ -228,6 +203,15 @@ def _parallax(state: BundleState, seen: Observations, directions: Float64[np.nda
 def _typical_parallax(lifted: _Lifted) -> float:
     still = ~lifted.moving & (lifted.visible.sum(0) > 2)
     return float(np.median(lifted.parallax[still])) if still.any() else 0.0
+
+
+def _flattened(lifted: _Lifted, camera: CameraPath) -> _Lifted:
+    """All points at one distance: where parallax cannot tell depth, a flat scene is honest and noise is not."""
+    start = camera.world_from_camera[:, :3, 3].numpy()[lifted.query_frame]
+    ray = lifted.xyz - start
+    forward = camera.world_from_camera[:, :3, 2].numpy()[lifted.query_frame]
+    depth = (ray * forward).sum(-1, keepdims=True)
+    return replace(lifted, xyz=start + ray * (np.median(depth) / depth), depth_deviation=np.full(len(ray), 1.0))
 
 
 def _positions(wanted: _Lifted, support: _Lifted, camera: CameraPath) -> Float32[np.ndarray, "T N 3"]:
@@ -247,7 +231,7 @@ def _positions(wanted: _Lifted, support: _Lifted, camera: CameraPath) -> Float32
     )
     label = group(moving)
     view = View(focal=focal / longer, bottom=0.5 * camera.size[0] / longer, pixels=unit)
-    placed = place(moving, label, movers(moving, label), _ground(support, camera, unit), view)
+    placed = place(moving, label, _ground(support, camera, unit), view)
     lifted = np.empty((*placed.disparity.shape, 3), np.float32)
     centred = torch.tensor([[focal, 0.0, 0.0], [0.0, focal, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
     for frame, pose in enumerate(camera.world_from_camera):
