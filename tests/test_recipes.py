@@ -234,7 +234,7 @@ def test_a_run_begins_with_the_adapter_it_is_given(learnt: Path, tmp_path: Path)
     model = learnt / "out/model"
     before, data = str(model / "adapter"), learnt / "data/worlds"
     run = ["train", "micro", str(data), str(tmp_path / "out"), "--base", str(model / "base"), "--adapter", before, "--steps", "1"]
-    parse(run).run()
+    parse([*run, "--held-out", str(data)]).run()
     rows = [json.loads(line) for line in (tmp_path / "out/log.jsonl").read_text().splitlines()]
     first = next(row["loss"] for row in rows if "loss" in row)
     assert first < 0.75 * float(GOLDEN.split(maxsplit=1)[0])

@@ -52,7 +52,7 @@ class DenseDepth:
         if small.shape == size:
             return small
         large = cv2.resize(small, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
-        (far, near), (farther, nearer) = _range(large, SNAP_WINDOW), _range(large, 2 * SNAP_WINDOW + 1)
+        (far, near), (farther, nearer) = far_and_near(large, SNAP_WINDOW), far_and_near(large, 2 * SNAP_WINDOW + 1)
         step = (near > far * SNAP_RATIO) & (near - far > SNAP_STEEPNESS * (nearer - farther))
         return np.where(step, np.where(large - far > near - large, near, far), large)
 
@@ -118,7 +118,8 @@ def _gather(into: Float32[np.ndarray, "2 2 h w"], dense: _Points, row: int, anch
             into[part, layer] += np.bincount(index[mine], amount[mine], height * width).reshape(height, width)
 
 
-def _range(image: Float32[np.ndarray, "H W"], window: int) -> tuple[Float32[np.ndarray, "H W"], Float32[np.ndarray, "H W"]]:
+def far_and_near(image: Float32[np.ndarray, "H W"], window: int) -> tuple[Float32[np.ndarray, "H W"], Float32[np.ndarray, "H W"]]:
+    """Least and largest disparity in the window around each pixel."""
     kernel = np.ones((window, window), np.uint8)
     return cv2.erode(image, kernel), cv2.dilate(image, kernel)
 
@@ -227,7 +228,7 @@ def _spread(
     layers = []
     for layer in (0, 1):
         rough = _normalised(guide, total[layer], weight[layer], SMOOTHING)
-        far, near = _range(rough, EDGE_WINDOW)
+        far, near = far_and_near(rough, EDGE_WINDOW)
         sure = weight[layer] * np.where(near > far * EDGE_RATIO, EDGE_TRUST, 1.0).astype(np.float32)
         ratio = np.divide(total[layer], weight[layer], out=np.zeros_like(total[layer]), where=weight[layer] > 0)
         layers.append(_normalised(guide, ratio * sure, sure, 2 * SMOOTHING))

@@ -14,7 +14,7 @@ from torch.nn.functional import avg_pool2d, grid_sample, interpolate, max_pool2d
 from track2view.errors import UserError
 from track2view.geometry import invert, pixel_centres
 from track2view.records import CameraPath, Clip
-from track2view.warp.densify import DenseDepth
+from track2view.warp.densify import DenseDepth, far_and_near
 from track2view.warp.splat import splat_disparity, splat_nearest
 
 MAX_SUPERSAMPLING = 3
@@ -182,9 +182,10 @@ class WarpRenderer:
         xyz, frames = torch.zeros(0, 3, device=self.device), torch.zeros(0, dtype=torch.int64, device=self.device)
         for key in order:
             moving = cv2.dilate(self.depth.moving_at(key, half).astype(np.uint8), np.ones((MOVING_MARGIN, MOVING_MARGIN), np.uint8))
-            depth = self.depth.at(key, half)
-            drawn_out = cv2.dilate(depth, np.ones((3, 3))) > cv2.erode(depth, np.ones((3, 3))) * (1 + AGREEMENT)
-            disparity = torch.from_numpy(depth).to(self.device).reshape(-1)
+            found = self.depth.at(key, half)
+            far, near = far_and_near(found, 3)
+            drawn_out = near > far * (1 + AGREEMENT)
+            disparity = torch.from_numpy(found).to(self.device).reshape(-1)
             pixels, landed = _look(xyz, self.camera.world_from_camera[key], self.camera.intrinsics[key], self.device)
             known, coverage = splat_disparity(pixels / 2, landed, half)
             known = _close_cracks(known, coverage).reshape(-1)
