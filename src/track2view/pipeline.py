@@ -36,6 +36,7 @@ QUERY_ROWS = 24
 QUERY_INTERVAL = 20
 QUERY_BATCHES = 12
 COMPARE_HEIGHT = 480
+SUBJECT_SHARE = 0.01
 NEVER_SEEN_COLOUR = (255, 64, 160)
 VERSIONED = ("track2view", "torch", "numpy", "opencv-contrib-python-headless", "av", "scipy")
 
@@ -59,6 +60,16 @@ class Shot:
     def unit_length(self) -> float:
         """Length of one scene unit (the median depth at frame 0) in the source camera's unit."""
         return 1.0 if self.tracking.camera.unit == "scene" else scale_of(self.tracking.tracks, self.tracking.camera)
+
+    @property
+    def pivot(self) -> float:
+        """How far what camera moves turn about is, in the source camera's unit: what moves on its own at frame 0, if that is enough
+        to be what the clip is about, else the picture's mean inverse depth, inverted.
+
+        So that a move does not pass by what is near before a far background, as one of so many median depths would.
+        """
+        disparity, moving = self.depth.disparity[0], self.depth.moving[0]
+        return 1 / float(disparity[moving].median() if moving.float().mean() > SUBJECT_SHARE else disparity.mean())
 
     def without_overlay(self) -> "Shot":
         """The same where what is burnt in is not laid back: the scene around it fills its place."""
@@ -168,7 +179,7 @@ def target_camera(
     if not names_file(camera):
         if relative_to == "world":
             raise UserError("--relative-to world is for camera files; a move is laid over source or first-frame")
-        target = apply_move(parse_move(str(camera), amount, easing, relative_to or "source"), source, shot.unit_length)
+        target = apply_move(parse_move(str(camera), amount, easing, relative_to or "source"), source, shot.pivot)
     elif path.exists() and is_keyframes(path):
         target = read_keyframes(path, source, shot.unit_length)
     else:

@@ -206,7 +206,11 @@ def _resect_at(
 
 
 def triangulate(
-    state: BundleState, seen: Observations, start: Float64[np.ndarray, "N"], scale: float, prior: float = PRIOR_WEIGHT
+    state: BundleState,
+    seen: Observations,
+    start: Float64[np.ndarray, "N"],
+    scale: float,
+    prior: float | Float64[np.ndarray, "N"] = PRIOR_WEIGHT,
 ) -> tuple[Float64[np.ndarray, "N"], Float64[np.ndarray, "N"]]:
     """Inverse depth of every track from given cameras, and its information (squared pixels per squared inverse depth).
 

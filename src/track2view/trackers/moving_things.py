@@ -34,6 +34,7 @@ LOWEST_PERCENTILE = 95
 FOOT_BELOW = 0.01
 PAIRINGS = 8
 MIN_APART = 0.01
+BESIDE, BESIDE_SHARE = 0.03, 0.8
 UPRIGHT = 2.0
 NEARER_PERCENTILE = 90
 NEARER_FRAMES = 61
@@ -46,6 +47,10 @@ class ImageTracks:
 
     points: Float32[np.ndarray, "T N 2"]
     visible: Bool[np.ndarray, "T N"]
+
+    def only(self, keep: Bool[np.ndarray, "N"]) -> "ImageTracks":
+        """Some of the tracks."""
+        return ImageTracks(points=self.points[:, keep], visible=self.visible[:, keep])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,6 +116,40 @@ def group(tracks: ImageTracks) -> Int64[np.ndarray, "N"]:
     return _rejoined(tracks, np.where(sizes[label] >= MIN_GROUP, label, -1).astype(np.int64))
 
 
+def movers(tracks: ImageTracks, label: Int64[np.ndarray, "N"]) -> Int64[np.ndarray, "N"]:
+    """Label of the thing that each track is a part of: groups that stay beside each other, as limbs do; -1 for strays.
+
+    What passes before another is beside it for a while only.
+    """
+    frames = np.unique(np.linspace(0, len(tracks.points) - 1, SAMPLED_FRAMES).astype(int))
+    groups = np.unique(label[label >= 0])
+    both, beside = np.zeros((len(groups), len(groups))), np.zeros((len(groups), len(groups)))
+    for frame in frames:
+        trees = [tracks.points[frame, (label == each) & tracks.visible[frame]] for each in groups]
+        for one in range(len(groups)):
+            for other in range(one + 1, len(groups)):
+                if len(trees[one]) and len(trees[other]):
+                    apart, _ = KDTree(trees[one]).query(trees[other])
+                    both[one, other] += 1
+                    beside[one, other] += apart.min() < BESIDE
+    together = (both > 0) & (beside >= BESIDE_SHARE * np.maximum(both, MIN_SHARED))
+    _, part = connected_components(coo_array(together), directed=False)
+    out = np.full(len(label), -1, np.int64)
+    known = label >= 0
+    out[known] = part[np.searchsorted(groups, label[known])]
+    strays, grouped = np.flatnonzero(~known), np.flatnonzero(known)
+    votes = np.zeros((len(strays), out.max(initial=0) + 1), int)
+    for frame in frames:
+        mine, others = np.flatnonzero(tracks.visible[frame, strays]), grouped[tracks.visible[frame, grouped]]
+        if len(mine) and len(others):
+            apart, near = KDTree(tracks.points[frame, others]).query(tracks.points[frame, strays[mine]])
+            np.add.at(votes, (mine[apart < BESIDE], out[others[near[apart < BESIDE]]]), 1)
+    seen = tracks.visible[frames][:, strays].sum(0)
+    joins = votes.max(1, initial=0) >= BESIDE_SHARE * np.maximum(seen, 1)
+    out[strays[joins]] = votes[joins].argmax(1)
+    return out
+
+
 def _go_together(tracks: ImageTracks, a: Int64[np.ndarray, "L"], b: Int64[np.ndarray, "L"]) -> Bool[np.ndarray, "L"]:
     """Whether two tracks hold their distance in the image while both are seen; less drift is allowed in less time."""
     together = np.zeros(len(a), bool)
@@ -150,7 +189,7 @@ def _rejoined(tracks: ImageTracks, label: Int64[np.ndarray, "N"]) -> Int64[np.nd
     return label
 
 
-def place(moving: ImageTracks, label: Int64[np.ndarray, "N"], ground: list[Ground], view: View) -> Placed:
+def place(moving: ImageTracks, label: Int64[np.ndarray, "N"], mover: Int64[np.ndarray, "N"], ground: list[Ground], view: View) -> Placed:
     """Where every moving track is at every frame its group is seen in (held before and after).
 
     How the points of a group lie to each other, and how the whole comes nearer, is solved as a rigid thing's where it moves as
@@ -161,14 +200,15 @@ def place(moving: ImageTracks, label: Int64[np.ndarray, "N"], ground: list[Groun
     placed = Placed(points=moving.points.copy(), disparity=np.empty((frames, count)), known=moving.visible.copy())
     known_anywhere = np.concatenate([each.disparity for each in ground])
     typical = float(np.median(known_anywhere)) if len(known_anywhere) else 1.0
-    for each in np.unique(label[label >= 0]):
-        members = np.flatnonzero(label == each)
+    for each in np.unique(mover[mover >= 0]):
+        members = np.flatnonzero(mover == each)
         points, visible = moving.points[:, members], moving.visible[:, members]
-        thing = rigid_thing(points * view.pixels, visible, view.focal * view.pixels)
+        whole = len(np.unique(label[members][label[members] >= 0])) == 1
+        thing = rigid_thing(points * view.pixels, visible, view.focal * view.pixels) if whole else None
         if thing is None:
             relative = np.repeat(_growth(points, visible)[:, None], len(members), axis=1)
         else:
-            relative = _relative_disparity(thing, points, visible)
+            relative = _bounded(_relative_disparity(thing, points, visible), points, visible, view.focal)
             span = slice(thing.begin, thing.begin + len(thing.in_camera))
             unseen = np.zeros_like(visible)
             unseen[span, thing.agrees] = ~visible[span, thing.agrees]
@@ -185,8 +225,10 @@ def place(moving: ImageTracks, label: Int64[np.ndarray, "N"], ground: list[Groun
             cut[frame] = foot > view.bottom - FOOT_MARGIN
         if np.isfinite(size[~cut]).any():
             size[cut] = np.nan
+        if thing is None and _steadier(size * relative[:, 0], size):
+            size, relative = size * relative[:, 0], np.ones_like(relative)
         placed.disparity[:, members] = relative * _smooth(size, fallback=typical, whole=thing is not None)[:, None]
-    placed.disparity[:, label < 0] = _neighbours(moving, label, placed.disparity, ground)
+    placed.disparity[:, mover < 0] = _neighbours(moving, mover, placed.disparity, ground)
     return placed
 
 
@@ -205,6 +247,25 @@ def _relative_disparity(
     last = thing.begin + len(thing.in_camera) - 1
     out[: thing.begin], out[last + 1 :] = out[thing.begin], out[last]
     return out
+
+
+def _bounded(
+    relative: Float64[np.ndarray, "T n"], points: Float32[np.ndarray, "T n 2"], visible: Bool[np.ndarray, "T n"], focal: float
+) -> Float64[np.ndarray, "T n"]:
+    """Relief no deeper than the thing is wide or, if that is less, high."""
+    out = relative.copy()
+    for frame in np.flatnonzero(visible.any(1)):
+        shown = points[frame, visible[frame]]
+        half = 0.5 * (np.percentile(shown, 95, axis=0) - np.percentile(shown, 5, axis=0)).min() / focal
+        middle = np.median(relative[frame, visible[frame]])
+        out[frame] = np.clip(relative[frame], middle / (1 + half), middle * (1 + half))
+    return out
+
+
+def _steadier(one: Float64[np.ndarray, "T"], other: Float64[np.ndarray, "T"]) -> bool:
+    """Whether one of two measurements of what should be constant varies less than the other; so it is where nothing is known."""
+    spread = [np.nanstd(np.log(np.where(each > 0, each, np.nan))) if np.isfinite(each).sum() > 1 else 0.0 for each in (one, other)]
+    return bool(spread[0] <= spread[1])
 
 
 def _size(points: Float32[np.ndarray, "n 2"], relative: Float64[np.ndarray, "n"], ground: Ground) -> tuple[float, float]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Float64, Int64
+from scipy.spatial import KDTree
 
 from track2view.errors import UserError
 from track2view.geometry import project, rigid, unproject
@@ -14,9 +15,10 @@ from track2view.records import CameraPath, Clip, Queries, TrackSet, horizontal_f
 from track2view.trackers.again import seen_again
 from track2view.trackers.bundle import BundleState, Observations, canonical_pixels, residuals, triangulate, world_directions
 from track2view.trackers.camera_motion import CameraMotion, estimate
+from track2view.trackers.certainty import Halves, looseness
 from track2view.trackers.flow import EDGE_WINDOW, NeighbourFlow, follow, neighbour_flow
 from track2view.trackers.growth import STATIC_PIXELS
-from track2view.trackers.moving_things import Ground, ImageTracks, View, carry, group, place
+from track2view.trackers.moving_things import Ground, ImageTracks, View, carry, group, movers, place
 from track2view.trackers.protocol import Tracking, TrackingReport
 from track2view.trackers.shots import shot_changes
 
@@ -27,6 +29,8 @@ SUPPORT_INTERVAL = 10
 SUPPORT_BATCHES = 40
 TRIANGULATION_SCALE = 1.0
 MOVING_CONFIDENCE = 0.3
+FIRM = 0.1
+"""How much texture, in terms of a corner's, a moving track needs to tell where the thing is that it belongs to."""
 FLAT_IMAGE = 2.0
 
 
@@ -43,6 +47,7 @@ class _Lifted:
     error: Float64[np.ndarray, "N"]
     depth_deviation: Float64[np.ndarray, "N"]
     parallax: Float64[np.ndarray, "N"]
+    firm: Float64[np.ndarray, "N"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +87,6 @@ class SfmTracker:
         else:
             camera, motion = camera.resized(clip.size), None
         wanted, support = _lift(flow, camera, queries), _lift(flow, camera, _support_queries(flow))
-        if _typical_parallax(support) < LOW_PARALLAX_DEGREES:
-            wanted, support = _flattened(wanted, camera), _flattened(support, camera)
         xyz = _positions(wanted, support, camera)
         start = queries.pixels(flow.size).float().numpy()
         wanted = replace(wanted, visible=seen_again(flow, camera.resized(flow.size), wanted.query_frame, start, xyz, wanted.visible))
@@ -142,13 +145,14 @@ def _lift(flow: NeighbourFlow, camera: CameraPath, queries: Queries) -> _Lifted:
     rotation, centre = camera.camera_from_world[:, :3, :3].numpy(), camera.world_from_camera[:, :3, 3].numpy()
     points, visible = np.empty((frames, count, 2), np.float32), np.empty((frames, count), bool)
     xyz, moving = np.empty((count, 3)), np.empty(count, bool)
-    error, depth_deviation, parallax = np.empty(count), np.empty(count), np.empty(count)
+    error, depth_deviation, parallax, firm = np.empty(count), np.empty(count), np.empty(count), np.empty(count)
     for frame in progress(np.unique(query_frame), "tracks", len(np.unique(query_frame))):
         batch = np.flatnonzero(query_frame == frame)
         followed, visible[:, batch] = follow(flow, int(frame), start[batch], range(frames), EDGE_WINDOW)
         points[:, batch], focal = canonical_pixels(followed, intrinsics)
         state = BundleState(rotation=rotation, centre=centre, inverse_depth=np.ones(len(batch)), focal=focal)
-        state, seen, information = _triangulated(state, points[:, batch], visible[:, batch], int(frame))
+        loose = looseness(flow.grey[frame], start[batch])
+        state, seen, information = _triangulated(state, points[:, batch], visible[:, batch], int(frame), loose)
         residual, in_front = residuals(state, seen)
         size = np.where(in_front, np.linalg.norm(residual, axis=-1), 99.0)
         directions = world_directions(state, seen)
@@ -162,8 +166,9 @@ def _lift(flow: NeighbourFlow, camera: CameraPath, queries: Queries) -> _Lifted:
         error[batch] = np.bincount(seen.track, np.where(dragged, 0.0, size), len(batch)) / np.maximum(
             np.where(still, agreeing, observed), 1
         )
-        depth_deviation[batch] = 0.3 / np.sqrt(information + 1e-9) / state.inverse_depth
+        depth_deviation[batch] = 1 / np.sqrt(information + 1e-9) / state.inverse_depth
         parallax[batch] = _parallax(state, seen, directions)
+        firm[batch] = 1 / loose
     return _Lifted(
         focal=float(intrinsics[0, 0, 0]),
         points=points,
@@ -174,20 +179,32 @@ def _lift(flow: NeighbourFlow, camera: CameraPath, queries: Queries) -> _Lifted:
         error=error,
         depth_deviation=depth_deviation,
         parallax=parallax,
+        firm=firm,
     )
 
 
 def _triangulated(
-    state: BundleState, points: Float32[np.ndarray, "T N 2"], visible: Bool[np.ndarray, "T N"], frame: int
+    state: BundleState,
+    points: Float32[np.ndarray, "T N 2"],
+    visible: Bool[np.ndarray, "T N"],
+    frame: int,
+    loose: Float64[np.ndarray, "N"],
 ) -> tuple[BundleState, Observations, Float64[np.ndarray, "N"]]:
-    """Inverse depths of tracks that start in one frame, those that views say little of drawn to the typical one; their information."""
+    """Inverse depths of tracks that start in one frame, and what the views tell of them beside a guess that they are drawn to.
+
+    The guess is smooth: what surer tracks around say, and the typical inverse depth as far as these say little. Where the camera
+    hardly travels, all that is left of it is a flat scene.
+
+    Args:
+        loose: variance of each track in terms of a firm one's, as the picture tells it.
+    """
     count = points.shape[1]
     seen = Observations.of(points, visible, np.full(count, frame))
-    first, _ = triangulate(state, seen, state.inverse_depth, TRIANGULATION_SCALE)
-    observed = np.isin(np.arange(count), seen.track)
-    typical = float(np.median(first[observed])) if observed.any() else 1.0
-    inverse_depth, information = triangulate(state, seen, np.full(count, typical), TRIANGULATION_SCALE)
-    return replace(state, inverse_depth=inverse_depth), seen, information
+    halves = Halves.of(state, seen, state.inverse_depth, TRIANGULATION_SCALE)
+    variance = loose * halves.variance(points[frame])
+    guess, spread = halves.believed(points[frame], variance)
+    inverse_depth, information = triangulate(state, seen, guess, TRIANGULATION_SCALE, prior=variance / np.maximum(spread, 1e-12))
+    return replace(state, inverse_depth=inverse_depth), seen, information / variance
 
 
 def _parallax(state: BundleState, seen: Observations, directions: Float64[np.ndarray, "N 3"]) -> Float64[np.ndarray, "N"]:
@@ -205,15 +222,6 @@ def _typical_parallax(lifted: _Lifted) -> float:
     return float(np.median(lifted.parallax[still])) if still.any() else 0.0
 
 
-def _flattened(lifted: _Lifted, camera: CameraPath) -> _Lifted:
-    """All points at one distance: where parallax cannot tell depth, a flat scene is honest and noise is not."""
-    start = camera.world_from_camera[:, :3, 3].numpy()[lifted.query_frame]
-    ray = lifted.xyz - start
-    forward = camera.world_from_camera[:, :3, 2].numpy()[lifted.query_frame]
-    depth = (ray * forward).sum(-1, keepdims=True)
-    return replace(lifted, xyz=start + ray * (np.median(depth) / depth), depth_deviation=np.full(len(ray), 1.0))
-
-
 def _positions(wanted: _Lifted, support: _Lifted, camera: CameraPath) -> Float32[np.ndarray, "T N 3"]:
     """World positions in all frames: still tracks where triangulated, moving ones at the depth of the ground they stand on."""
     frames = len(camera)
@@ -229,9 +237,11 @@ def _positions(wanted: _Lifted, support: _Lifted, camera: CameraPath) -> Float32
         points=np.concatenate([wanted.points[:, mine], support.points[:, other]], axis=1) / unit,
         visible=np.concatenate([wanted.visible[:, mine], support.visible[:, other]], axis=1),
     )
-    label = group(moving)
+    firm = np.concatenate([wanted.firm[mine], support.firm[other]]) >= FIRM
+    label = np.full(len(firm), -1)
+    label[firm] = group(moving.only(firm))
     view = View(focal=focal / longer, bottom=0.5 * camera.size[0] / longer, pixels=unit)
-    placed = place(moving, label, _ground(support, camera, unit), view)
+    placed = place(moving, label, movers(moving, label), _ground(support, camera, unit), view)
     lifted = np.empty((*placed.disparity.shape, 3), np.float32)
     centred = torch.tensor([[focal, 0.0, 0.0], [0.0, focal, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
     for frame, pose in enumerate(camera.world_from_camera):
@@ -257,7 +267,7 @@ def _confidence(lifted: _Lifted) -> Float32[np.ndarray, "T N"]:
     """In [0, 1]: how well depth is known, how well a still point explains the track, and whether it is seen."""
     depth = 1 / (1 + (lifted.depth_deviation / 0.1) ** 2)
     fit = 1 / (1 + (lifted.error / 2.0) ** 2)
-    per_track = np.where(lifted.moving, MOVING_CONFIDENCE, depth * fit)
+    per_track = np.where(lifted.moving, MOVING_CONFIDENCE * lifted.firm, depth * fit)
     return np.where(lifted.visible, np.float32(1.0), np.float32(0.5)) * per_track.astype(np.float32)
 
 

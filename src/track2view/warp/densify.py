@@ -13,6 +13,7 @@ from track2view.geometry import inside, project
 from track2view.progress import progress
 from track2view.records import CameraPath, Clip, Size, TrackSet
 from track2view.trackers.bundle import BundleState, Observations, canonical_pixels, residuals, triangulate
+from track2view.trackers.certainty import Halves, looseness
 from track2view.trackers.flow import NeighbourFlow, follow
 
 KEY_INTERVAL = 8
@@ -20,10 +21,9 @@ REACH = 18
 SPACING = 5
 STILL_PIXELS = 1.5
 MOVING_PIXELS = 2.5
-PRIOR_PIXELS = 10.0
-UNTOLD_PRIOR_PIXELS = 40.0
 TRUSTED = 0.2
-NEAREST = 1.25
+NEAREST, FARTHEST = 1.25, 0.5
+ISLAND_SHARE = 2e-3
 SMOOTHING = 60.0
 COLOUR_SIGMA = 12.0
 EDGE_WINDOW = 7
@@ -64,7 +64,12 @@ class DenseDepth:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Points:
-    """What one keyframe's dense tracks tell: where they are in each frame of ``frames``, and how far, if still."""
+    """What one keyframe's dense tracks tell: where they are in each frame of ``frames``, and how far, if still.
+
+    Attributes:
+        weight: of the depth; of moving ones, of which they are.
+        firm: how much each says of what is still and what moves: little where the picture holds nothing to follow.
+    """
 
     frames: range
     points: Float32[np.ndarray, "F N 2"]
@@ -73,6 +78,7 @@ class _Points:
     still: Bool[np.ndarray, "N"]
     moving: Bool[np.ndarray, "N"]
     weight: Float32[np.ndarray, "N"]
+    firm: Float32[np.ndarray, "N"]
 
 
 def densify(clip: Clip, flow: NeighbourFlow, tracks: TrackSet, camera: CameraPath) -> DenseDepth:
@@ -86,35 +92,36 @@ def densify(clip: Clip, flow: NeighbourFlow, tracks: TrackSet, camera: CameraPat
     anchors = _Anchors(tracks, camera, size)
     disparity = torch.empty(count, height, width)
     lively = torch.zeros(count, height, width, dtype=torch.bool)
-    gathered: dict[int, Float32[np.ndarray, "2 2 h w"]] = {}
+    gathered: dict[int, Float32[np.ndarray, "3 2 h w"]] = {}
     keyframes = sorted({*range(0, count, KEY_INTERVAL), count - 1})
     for key, after in zip(progress(keyframes, "dense depth", len(keyframes)), [*keyframes[1:], count + REACH], strict=True):
         dense = _triangulated(flow, camera, key, anchors)
         for row, frame in enumerate(dense.frames):
-            _gather(gathered.setdefault(frame, np.zeros((2, 2, height, width), np.float32)), dense, row, anchors, abs(frame - key))
+            _gather(gathered.setdefault(frame, np.zeros((3, 2, height, width), np.float32)), dense, row, anchors, abs(frame - key))
         for frame in [each for each in gathered if each < after - REACH]:
-            total, weight = gathered.pop(frame)
-            anchors.add(frame, total, weight)
+            total, weight, evidence = gathered.pop(frame)
+            anchors.add(frame, total, weight, evidence)
             guide = cv2.resize(clip.image(frame), (width, height), interpolation=cv2.INTER_AREA)
-            depth, moving = _spread(guide, total, weight, told=anchors.told)
+            depth, moving = _spread(guide, total, weight, evidence, told=anchors.told)
             disparity[frame], lively[frame] = torch.from_numpy(depth), torch.from_numpy(moving)
     return DenseDepth(disparity=disparity, moving=lively)
 
 
-def _gather(into: Float32[np.ndarray, "2 2 h w"], dense: _Points, row: int, anchors: "_Anchors", distance: int) -> None:
-    """Enter what dense tracks tell of one frame, ``distance`` frames from their own: (total, weight) × (still, moving)."""
+def _gather(into: Float32[np.ndarray, "3 2 h w"], dense: _Points, row: int, anchors: "_Anchors", distance: int) -> None:
+    """Enter what dense tracks tell of one frame, ``distance`` frames from their own: (total, weight, evidence) × (still, moving)."""
     height, width = into.shape[2:]
     chosen = dense.visible[row] & (dense.still | dense.moving)
     disparity = dense.disparity[row].copy()
     lively = chosen & dense.moving
     disparity[lively], known = anchors.moving_disparity(dense.frames[row], dense.points[row, lively])
     chosen[np.flatnonzero(lively)[~known]] = False
-    chosen &= dense.moving | (disparity < anchors.nearest)
+    chosen &= dense.moving | ((disparity > anchors.farthest) & (disparity < anchors.nearest))
     cell = (dense.points[row, chosen] / 2).astype(int)
     index = np.clip(cell[:, 1], 0, height - 1) * width + np.clip(cell[:, 0], 0, width - 1)
-    strength = dense.weight[chosen] * np.float32(np.exp(-distance / REACH))
+    fresh = np.float32(np.exp(-distance / REACH))
+    strength, evidence = dense.weight[chosen] * fresh, dense.firm[chosen] * fresh
     for layer, mine in enumerate((~dense.moving[chosen], dense.moving[chosen])):
-        for part, amount in enumerate((strength * disparity[chosen], strength)):
+        for part, amount in enumerate((strength * disparity[chosen], strength, evidence)):
             into[part, layer] += np.bincount(index[mine], amount[mine], height * width).reshape(height, width)
 
 
@@ -141,11 +148,11 @@ class _Anchors:
         self.reach = 0.05 * max(size)
         trusted = self.disparity[self.usable & ~self.moving & (self.weight > TRUSTED)]
         self.told = len(trusted) > 0
-        self.prior_pixels = PRIOR_PIXELS if self.told else UNTOLD_PRIOR_PIXELS
         trusted = next((each for each in (trusted, self.disparity[self.usable]) if len(each)), np.ones(1))
         self.typical = float(np.median(trusted))
         self.nearest = NEAREST * float(np.percentile(trusted, 98))
-        self.usable &= self.moving | (self.disparity < self.nearest)
+        self.farthest = FARTHEST * float(np.percentile(trusted, 2))
+        self.usable &= self.moving | ((self.disparity > self.farthest) & (self.disparity < self.nearest))
 
     def moving_disparity(self, frame: int, points: Float32[np.ndarray, "n 2"]) -> tuple[Float32[np.ndarray, "n"], Bool[np.ndarray, "n"]]:
         """Disparity of the moving tracks nearest to points, and whether one is near."""
@@ -163,7 +170,13 @@ class _Anchors:
         _, near = KDTree(self.points[frame, mine]).query(points, k=min(3, len(mine)))
         return np.median(self.disparity[frame, mine][near.reshape(len(points), -1)], axis=1).astype(np.float64)
 
-    def add(self, frame: int, total: Float32[np.ndarray, "2 h w"], weight: Float32[np.ndarray, "2 h w"]) -> None:
+    def add(
+        self,
+        frame: int,
+        total: Float32[np.ndarray, "2 h w"],
+        weight: Float32[np.ndarray, "2 h w"],
+        evidence: Float32[np.ndarray, "2 h w"],
+    ) -> None:
         """Enter the tracks of one frame into its accumulators, still ones in layer 0, moving ones in layer 1."""
         mine = np.flatnonzero(self.usable[frame])
         height, width = total.shape[1:]
@@ -171,6 +184,7 @@ class _Anchors:
         where = self.moving[mine].astype(int), np.clip(cell[:, 1], 0, height - 1), np.clip(cell[:, 0], 0, width - 1)
         np.add.at(total, where, self.weight[frame, mine] * self.disparity[frame, mine])
         np.add.at(weight, where, self.weight[frame, mine])
+        np.add.at(evidence, where, self.weight[frame, mine])
 
 
 def _triangulated(flow: NeighbourFlow, camera: CameraPath, key: int, anchors: _Anchors) -> _Points:
@@ -192,30 +206,40 @@ def _triangulated(flow: NeighbourFlow, camera: CameraPath, key: int, anchors: _A
     sampled = visible.copy()
     sampled[(np.arange(len(frames)) - anchor[0]) % 3 != 0] = False
     seen = Observations.of(canonical, sampled, anchor)
-    inverse_depth, information = triangulate(state, seen, state.inverse_depth, 1.0, prior=(anchors.prior_pixels / anchors.typical) ** 2)
+    told, loose = state.inverse_depth, looseness(flow.grey[key], start)
+    halves = Halves.of(state, seen, told, 1.0)
+    variance = loose * halves.variance(start)
+    prior = variance / max(halves.relief(told, variance), 1e-12)
+    inverse_depth, information = triangulate(state, seen, told, 1.0, prior=prior)
     state = replace(state, inverse_depth=inverse_depth)
     error, in_front = residuals(state, seen)
     size = np.where(in_front, np.linalg.norm(error, axis=-1), 99.0)
     worst = np.zeros(len(start))
     np.maximum.at(worst, seen.track, size)
     observed = np.bincount(seen.track, minlength=len(start)) > 0
+    moving = observed & (worst > MOVING_PIXELS)
     rays = np.concatenate([canonical[anchor[0]] / focal, np.ones((len(start), 1))], axis=1)
     xyz = state.centre[anchor[0]] + (rays @ state.rotation[anchor[0]]) / inverse_depth[:, None]
     _, depth = project(torch.from_numpy(xyz).expand(len(frames), -1, -1), part.camera_from_world, part.intrinsics)
-    sure = information * inverse_depth**2
     return _Points(
         frames=frames,
         points=points,
         visible=visible & (depth.numpy() > 1e-6),
         disparity=(1 / np.maximum(depth.numpy(), 1e-6)).astype(np.float32),
         still=observed & (worst < STILL_PIXELS),
-        moving=observed & (worst > MOVING_PIXELS),
-        weight=(sure / (sure + anchors.prior_pixels**2)).astype(np.float32) + np.float32(1e-3),
+        moving=moving,
+        weight=np.where(moving, 1 / loose, information / (information + prior)).astype(np.float32) + np.float32(1e-3),
+        firm=(1 / loose).astype(np.float32),
     )
 
 
 def _spread(
-    guide: UInt8[np.ndarray, "h w 3"], total: Float32[np.ndarray, "2 h w"], weight: Float32[np.ndarray, "2 h w"], *, told: bool
+    guide: UInt8[np.ndarray, "h w 3"],
+    total: Float32[np.ndarray, "2 h w"],
+    weight: Float32[np.ndarray, "2 h w"],
+    evidence: Float32[np.ndarray, "2 h w"],
+    *,
+    told: bool,
 ) -> tuple[Float32[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]:
     """Disparity of every pixel, each from its own layer (still or moving), and which pixels are moving.
 
@@ -223,8 +247,8 @@ def _spread(
     edges, a second one lets the image decide where exactly they run. Where no track was told its depth, what moves lies as
     far as what is around it: two guesses side by side would tear it.
     """
-    amount = [_smooth(guide, each, SMOOTHING) for each in weight]
-    moving = amount[1] > amount[0]
+    amount = [_smooth(guide, each, SMOOTHING) for each in evidence]
+    moving = ~_without_islands(~_without_islands(amount[1] > amount[0]))
     layers = []
     for layer in (0, 1):
         rough = _normalised(guide, total[layer], weight[layer], SMOOTHING)
@@ -233,6 +257,12 @@ def _spread(
         ratio = np.divide(total[layer], weight[layer], out=np.zeros_like(total[layer]), where=weight[layer] > 0)
         layers.append(_normalised(guide, ratio * sure, sure, 2 * SMOOTHING))
     return np.where(moving & told, layers[1], layers[0]).astype(np.float32), moving
+
+
+def _without_islands(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
+    """Only those connected regions of a mask that are large enough to be a thing."""
+    _, label, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
+    return mask & (stats[label, cv2.CC_STAT_AREA] >= ISLAND_SHARE * mask.size)
 
 
 def _smooth(guide: UInt8[np.ndarray, "h w 3"], image: Float32[np.ndarray, "h w"], strength: float) -> Float32[np.ndarray, "h w"]:

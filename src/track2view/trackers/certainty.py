@@ -1,0 +1,95 @@
+"""How sure depth from parallax is: whether two halves of the views tell the same, and whether the picture has anything to hold on to.
+
+What sways, bends or walks along with the camera fits a still point about as well as what is still does; but another one in the second
+half of its views than in the first. So the two halves say how far depth is wrong, and how much of its relief is real: depth is drawn to
+what its neighbours say, and all of it to one distance, as far as the halves disagree (an empirical Bayes estimate).
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from jaxtyping import Float32, Float64, Int64, UInt8
+from scipy.spatial import KDTree
+
+from track2view.trackers.bundle import BundleState, Observations, triangulate
+
+NEIGHBOURS, INDEPENDENT = 24, 16
+"""Tracks around one that speak for it, and as how many that err independently: neighbours err together."""
+FLOOR_PIXELS, SHARED_PIXELS = 0.3, 2.0
+"""Least deviation of a track in working pixels; by how many times the two halves' own difference understates their error, for they share
+the cameras (measured on takes of ``scenes/``, seeds 0 to 3)."""
+MEDIAN_OF_SQUARE = 0.455
+"""Median of the square of a normal deviate."""
+OUTLYING = 2
+TEXTURE_WINDOW, HELD_TEXTURE = 7, 1e-3
+"""Over which pixels, and from which smallest gradient eigenvalue on, the picture holds a track as firmly as the usual corner."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Halves:
+    """Inverse depths of the same tracks, by the first half of the views that show each, by the second, and by all.
+
+    Attributes:
+        information: of each, in squared pixels per squared inverse depth.
+    """
+
+    inverse_depth: Float64[np.ndarray, "3 N"]
+    information: Float64[np.ndarray, "3 N"]
+
+    @staticmethod
+    def of(state: BundleState, seen: Observations, start: Float64[np.ndarray, "N"], scale: float) -> "Halves":
+        """Triangulate thrice; ``start`` is what tracks without parallax keep."""
+        count = np.bincount(seen.track, minlength=len(start))
+        order = np.lexsort((seen.frame, seen.track))
+        rank = np.empty(len(order), int)
+        rank[order] = np.arange(len(order)) - np.repeat(np.cumsum(count) - count, count)
+        first = 2 * rank < count[seen.track]
+        told = [triangulate(state, part, start, scale) for part in (seen.where(first), seen.where(~first), seen)]
+        return Halves(inverse_depth=np.stack([each[0] for each in told]), information=np.stack([each[1] for each in told]))
+
+    def variance(self, points: Float32[np.ndarray, "N 2"]) -> Float64[np.ndarray, "N"]:
+        """Squared pixels by which tracks around each of ``points`` miss a still point, by how far the halves disagree there."""
+        apart = np.diff(self.inverse_depth[:2], axis=0)[0] ** 2 / (1 / np.maximum(self.information[:2], 1e-9)).sum(0)
+        _, near = KDTree(points).query(points, k=min(NEIGHBOURS, len(points)))
+        around = np.median(apart[near.reshape(len(points), -1)], axis=1) / MEDIAN_OF_SQUARE
+        return FLOOR_PIXELS**2 + SHARED_PIXELS**2 * around
+
+
+    def believed(
+        self, points: Float32[np.ndarray, "N 2"], variance: Float64[np.ndarray, "N"]
+    ) -> tuple[Float64[np.ndarray, "N"], Float64[np.ndarray, "N"]]:
+        """What to take for the inverse depth of tracks at ``points`` before their own views are asked, and the variance of that.
+
+        The weighted mean of what is around, drawn to the mean of all as far as the halves disagree on these means.
+        """
+        usual = np.stack([np.clip(each, *np.percentile(each, [OUTLYING, 100 - OUTLYING])) for each in self.inverse_depth])
+        weight = 1 / (float(np.var(usual[2])) + variance / np.maximum(self.information[2], 1e-9) + 1e-12)
+        distance, near = KDTree(points).query(points, k=min(NEIGHBOURS, len(points)))
+        distance, near = distance.reshape(len(points), -1), near.reshape(len(points), -1)
+        closeness = 1 / (1 + (distance / np.maximum(distance[:, -1:], 1e-9)) ** 2)
+        by_weight = closeness * weight[near]
+        around = (by_weight * usual[:, near]).sum(2) / by_weight.sum(1)
+        precision = INDEPENDENT * (closeness * (self.information[2] / variance)[near]).sum(1) / closeness.sum(1)
+        told, middle = _shared(around[0], around[1], weight), np.average(around[2], weights=weight)
+        relief = _shared(usual[0] - around[0], usual[1] - around[1], weight)
+        return middle + (around[2] - middle) * told * precision / (told * precision + 1), relief + told / (told * precision + 1)
+
+    def relief(self, told: Float64[np.ndarray, "N"], variance: Float64[np.ndarray, "N"]) -> float:
+        """Variance of what the views tell beyond what is ``told``: as much of it as both halves say."""
+        beyond = np.stack([np.clip(each, *np.percentile(each, [OUTLYING, 100 - OUTLYING])) for each in self.inverse_depth - told])
+        weight = 1 / (float(np.var(beyond[2])) + variance / np.maximum(self.information[2], 1e-9) + 1e-12)
+        return _shared(beyond[0], beyond[1], weight)
+
+
+def _shared(first: Float64[np.ndarray, "N"], second: Float64[np.ndarray, "N"], weight: Float64[np.ndarray, "N"]) -> float:
+    """Covariance of two measurements of the same things: what they have in common; not below 0."""
+    first, second = (each - np.average(each, weights=weight) for each in (first, second))
+    return max(float(np.average(first * second, weights=weight)), 0.0)
+
+
+def looseness(grey: UInt8[np.ndarray, "H W"], points: Float32[np.ndarray, "N 2"]) -> Float64[np.ndarray, "N"]:
+    """Variance that a lack of texture adds to points of a picture, in terms of a corner's, from 1: there flow is its neighbours'."""
+    strength = cv2.cornerMinEigenVal(cv2.GaussianBlur(grey, (0, 0), 1.0), TEXTURE_WINDOW)
+    column, row = np.clip(points.astype(int), 0, np.array(grey.shape[::-1]) - 1).T
+    return 1 + HELD_TEXTURE / np.maximum(strength[row, column].astype(np.float64), 1e-6)
