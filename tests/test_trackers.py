@@ -18,7 +18,7 @@ from track2view.scenes import make_camera, make_world, render_clip, track_points
 from track2view.trackers import SfmTracker
 from track2view.trackers.bundle import BundleState, FocalPull, Observations, resect, residuals, solve, triangulate, world_directions
 from track2view.trackers.flow import EDGE_WINDOW, follow, neighbour_flow
-from track2view.trackers.moving_things import Ground, ImageTracks, View, group, place
+from track2view.trackers.moving_things import Ground, ImageTracks, View, group, movers, place
 from track2view.trackers.rigid import rigid_thing
 from track2view.video import read_clip
 
@@ -260,7 +260,7 @@ def test_a_mover_stands_on_the_ground_also_when_its_foot_leaves_the_image() -> N
     moving = ImageTracks(points=points, visible=visible)
     label = group(moving)
     assert (label == label[0]).all()
-    placed = place(moving, label, [ground] * frames, View(focal=1.0, bottom=bottom, pixels=480.0))
+    placed = place(moving, label, movers(moving, label), [ground] * frames, View(focal=1.0, bottom=bottom, pixels=480.0))
     assert np.abs(placed.disparity * depth[:, None] - 1).max() < 0.06
 
 
