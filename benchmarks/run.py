@@ -164,7 +164,7 @@ def measure_warp(world, camera: CameraPath, clip: Clip, depth, moving, tracking:
     step[:3, 3] *= metres_per_unit(tracking, camera, depth)
     true_target = replace(camera, world_from_camera=camera.world_from_camera @ step)
     renderers = {
-        "exact": (WarpRenderer(clip, DenseDepth(disparity=1 / depth, moving=moving), camera), true_target),
+        "exact": (WarpRenderer(clip, DenseDepth.exact(disparity=1 / depth, moving=moving), camera), true_target),
         "tracked": (WarpRenderer(clip, dense, own), target),
     }
     values: dict[str, list] = {"exact": [], "tracked": [], "copy": []}

@@ -59,7 +59,7 @@ def a_result(*, moving: bool = True) -> tuple[Tracking, DenseDepth]:
         warnings=("«°»",),
     )
     disparity = torch.rand(FRAMES, 3, 403, generator=RANDOM).exp()
-    depth = DenseDepth(disparity=disparity, moving=disparity > 1.5)
+    depth = DenseDepth(disparity=disparity, deviation=disparity.square(), moving=disparity > 1.5)
     return Tracking(tracks=some_tracks(moving=moving), camera=a_camera(), report=report), depth
 
 

@@ -40,7 +40,7 @@ def test_the_nearest_point_wins() -> None:
 
 
 def exact(shot: TrueShot) -> WarpRenderer:
-    return WarpRenderer(shot.clip, DenseDepth(disparity=1 / shot.depth, moving=shot.moving), shot.camera)
+    return WarpRenderer(shot.clip, DenseDepth.exact(disparity=1 / shot.depth, moving=shot.moving), shot.camera)
 
 
 def test_the_same_camera_gives_the_same_picture(lively: TrueShot) -> None:
@@ -85,7 +85,7 @@ def test_holes_are_filled_from_other_times(arc: TrueShot) -> None:
 def test_slopes_between_near_and_far_leave_no_specks(arc: TrueShot) -> None:
     """As tracked depth has them, where a point of them in another view has hardly any others around it."""
     smeared = avg_pool2d((1 / arc.depth)[:, None], 13, 1, 6, count_include_pad=False)[:, 0]
-    renderer = WarpRenderer(arc.clip, DenseDepth(disparity=smeared, moving=torch.zeros_like(arc.moving)), arc.camera)
+    renderer = WarpRenderer(arc.clip, DenseDepth.exact(disparity=smeared, moving=torch.zeros_like(arc.moving)), arc.camera)
     target = apply_move(parse_move("orbit-right:15", relative_to="first-frame"), arc.camera, float(arc.depth[0].median()))
     rendered = renderer.render(target, 39)
     around = avg_pool2d(rendered.seen[None, None].float(), 7, 1, 3, count_include_pad=False)[0, 0]
@@ -125,12 +125,14 @@ def test_a_clip_without_motion_gets_flat_depth() -> None:
 
 def test_lengths_must_agree(arc: TrueShot) -> None:
     with pytest.raises(UserError, match="disagree on frames"):
-        WarpRenderer(replace(arc.clip, frames=arc.clip.frames[:5]), DenseDepth(disparity=1 / arc.depth, moving=arc.moving), arc.camera)
+        WarpRenderer(
+            replace(arc.clip, frames=arc.clip.frames[:5]), DenseDepth.exact(disparity=1 / arc.depth, moving=arc.moving), arc.camera
+        )
 
 
 @pytest.mark.gpu
 def test_cuda_renders_what_the_cpu_renders(lively: TrueShot) -> None:
-    depth = DenseDepth(disparity=1 / lively.depth, moving=lively.moving)
+    depth = DenseDepth.exact(disparity=1 / lively.depth, moving=lively.moving)
     target = apply_move(parse_move("orbit-right"), lively.camera, float(lively.depth[0].median()))
     pictures = [WarpRenderer(lively.clip, depth, lively.camera, device).render(target, 20).colour for device in ("cpu", "cuda")]
     assert psnr(*pictures) > 40

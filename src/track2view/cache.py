@@ -28,7 +28,7 @@ from track2view.records import CameraPath, Clip, Queries, TrackSet
 from track2view.trackers import Tracker, Tracking, TrackingReport
 from track2view.warp import DenseDepth
 
-VERSION = 6
+VERSION = 7
 CHUNK = 1 << 20
 LENGTH = struct.Struct("<Q")
 NOWHERE = Path(os.devnull) / "no-home"
@@ -85,6 +85,7 @@ def store(key: str, tracking: Tracking, depth: DenseDepth) -> None:
         "world_from_camera": camera.world_from_camera.numpy(),
         "intrinsics": camera.intrinsics.numpy(),
         "disparity_bytes": _planes(depth.disparity),
+        "deviation_bytes": _planes(depth.deviation),
         "moving_pixels": np.packbits(depth.moving.numpy(), axis=-1),
         "record": np.array(json.dumps(record)),
     }
@@ -153,14 +154,20 @@ def _read(path: Path) -> tuple[Tracking, DenseDepth]:
     tracks = TrackSet(**{field.name: torch.from_numpy(arrays[field.name]) for field in fields(TrackSet) if field.name in arrays})
     report = record["report"]
     report["warnings"] = tuple(report["warnings"])
-    disparity = torch.from_numpy(np.ascontiguousarray(np.moveaxis(arrays["disparity_bytes"], 0, -1)).view(np.float32)[..., 0])
+    disparity, deviation = (_numbers(arrays[name]) for name in ("disparity_bytes", "deviation_bytes"))
     moving = torch.from_numpy(np.unpackbits(arrays["moving_pixels"], axis=-1, count=disparity.shape[-1]).astype(bool))
-    return Tracking(tracks=tracks, camera=camera, report=TrackingReport(**report)), DenseDepth(disparity=disparity, moving=moving)
+    depth = DenseDepth(disparity=disparity, deviation=deviation, moving=moving)
+    return Tracking(tracks=tracks, camera=camera, report=TrackingReport(**report)), depth
 
 
-def _planes(disparity: Float32[Tensor, "T h w"]) -> UInt8[np.ndarray, "4 T h w"]:
+def _planes(numbers: Float32[Tensor, "T h w"]) -> UInt8[np.ndarray, "4 T h w"]:
     """First bytes, second bytes, … of all numbers: alike stands beside alike, and packs to two thirds, in a quarter of the time."""
-    return np.ascontiguousarray(np.moveaxis(disparity.numpy()[..., None].view(np.uint8), -1, 0))
+    return np.ascontiguousarray(np.moveaxis(numbers.numpy()[..., None].view(np.uint8), -1, 0))
+
+
+def _numbers(planes: UInt8[np.ndarray, "4 T h w"]) -> Float32[Tensor, "T h w"]:
+    """What :func:`_planes` laid apart."""
+    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(planes, 0, -1)).view(np.float32)[..., 0])
 
 
 def _seal(path: Path, length: int) -> bytes:

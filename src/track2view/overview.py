@@ -19,13 +19,21 @@ SOURCE_COLOUR, TARGET_COLOUR, MOVING_COLOUR = "#1f77b4", "#d62728", "#ff3df2"
 
 
 def draw_overview(
-    path: Path, clip: Clip, tracks: TrackSet, source: CameraPath, target: CameraPath, rendered: list[np.ndarray], coverage: np.ndarray
+    path: Path,
+    clip: Clip,
+    tracks: TrackSet,
+    source: CameraPath,
+    target: CameraPath,
+    rendered: list[np.ndarray],
+    coverage: np.ndarray,
+    astray: np.ndarray,
 ) -> None:
     """Write a PNG: tracks over three frames, the rendered frames below, both camera paths in 3D, coverage over time.
 
     Args:
         rendered: the target's frames at first, middle and last time, RGB.
         coverage: [T, 2] shares of pixels shown by the source at this time, and at any time.
+        astray: [T] share of the picture's height by which what is seen may lie beside its place.
     """
     frames = [0, (len(clip) - 1) // 2, len(clip) - 1]
     height, width = clip.size
@@ -46,7 +54,7 @@ def draw_overview(
     draw_path(space, source, SOURCE_COLOUR, "source camera")
     draw_path(space, target, TARGET_COLOUR, "new camera")
     _finish_space(space)
-    _draw_coverage(figure.add_subplot(grid[1, 4]), coverage, float(clip.fps))
+    _draw_coverage(figure.add_subplot(grid[1, 4]), coverage, astray, float(clip.fps))
     with atomic_path(path) as partial:
         figure.savefig(partial)
 
@@ -119,7 +127,7 @@ def _finish_space(axes: Axes3D) -> None:
     axes.view_init(elev=24, azim=-70)
 
 
-def _draw_coverage(axes: Axes, coverage: np.ndarray, fps: float) -> None:
+def _draw_coverage(axes: Axes, coverage: np.ndarray, astray: np.ndarray, fps: float) -> None:
     seconds = np.arange(len(coverage)) / fps
     axes.fill_between(seconds, 0, 100 * coverage[:, 0], color="#4c9f70", label="seen at this time")
     axes.fill_between(seconds, 100 * coverage[:, 0], 100 * coverage[:, 1], color="#f2b134", label="seen at another time")
@@ -128,4 +136,9 @@ def _draw_coverage(axes: Axes, coverage: np.ndarray, fps: float) -> None:
     axes.set_xlim(0, max(float(seconds[-1]), 1e-3))
     axes.set_xlabel("seconds")
     axes.set_ylabel("% of the new picture")
+    axes.plot([], [], color=TARGET_COLOUR, label="may be beside its place")
     axes.legend(loc="lower left", fontsize=9)
+    beside = axes.twinx()
+    beside.plot(seconds, 100 * astray, color=TARGET_COLOUR)
+    beside.set_ylim(0, max(5.0, 110 * float(astray.max())))
+    beside.set_ylabel("% of its height")

@@ -13,7 +13,7 @@ from typing import Literal
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Float64, UInt8
+from jaxtyping import Bool, Float64, UInt8
 
 from track2view import cache
 from track2view.burnt_in import BurntIn, find_burnt_in
@@ -37,7 +37,9 @@ QUERY_INTERVAL = 20
 QUERY_BATCHES = 12
 COMPARE_HEIGHT = 480
 SUBJECT_SHARE = 0.01
-NEVER_SEEN_COLOUR = (255, 64, 160)
+NEVER_SEEN_COLOUR, ASTRAY_COLOUR = (255, 64, 160), (255, 160, 0)
+ASTRAY_BAR = 0.02
+"""Share of the picture's height by which things may lie beside their place before one is told."""
 VERSIONED = ("track2view", "torch", "numpy", "opencv-contrib-python-headless", "av", "scipy")
 
 
@@ -220,12 +222,13 @@ def write_run(
     check_disk(clip, out)
     with written_whole(out) as folder:
         started = time.perf_counter()
-        shown, coverage = _write_videos(shot, target, folder, made, device)
+        shown, coverage, astray = _write_videos(shot, target, folder, made, device)
         rendered = time.perf_counter()
         tracking.tracks.save(folder / "tracks.npz")
         tracking.camera.save(folder / "source_camera.json")
         target.save(folder / "target_camera.json")
-        draw_overview(folder / "overview.png", clip, tracking.tracks, tracking.camera, target, shown, coverage)
+        draw_overview(folder / "overview.png", clip, tracking.tracks, tracking.camera, target, shown, coverage, astray)
+        warnings = [*tracking.report.warnings, *_astray_warning(astray, float(clip.fps))]
         document = {
             "track2view": version("track2view"),
             "python": platform.python_version(),
@@ -235,13 +238,27 @@ def write_run(
             "tracking": asdict(tracking.report),
             "seen_now": round(float(coverage[:, 0].mean()), 4),
             "seen": round(float(coverage[:, 1].mean()), 4),
+            "astray": [round(float(each), 4) for each in astray],
             "seconds": {**shot.seconds, "rendering": rendered - started, "pictures": time.perf_counter() - rendered},
             "tracks_reused": not shot.seconds,
             "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024),
-            "warnings": list(tracking.report.warnings),
+            "warnings": warnings,
         }
         (folder / "run.json").write_text(json.dumps(document, indent=2))
+    for warning in _astray_warning(astray, float(clip.fps)):
+        notice(warning)
     return out / "output.mp4"
+
+
+def _astray_warning(astray: Float64[np.ndarray, "T"], fps: float) -> list[str]:
+    """What will look wrong, and what to do, where depth is too unsure for the move."""
+    worst = int(astray.argmax())
+    if astray[worst] <= ASTRAY_BAR:
+        return []
+    return [
+        f"depth is not sure enough for this move: by {worst / fps:.1f} s things may lie {100 * astray[worst]:.0f} % of its height "
+        "beside their place, and bend or tear (orange in compare.mp4); a smaller --amount bends less, and --fov helps if you know it"
+    ]
 
 
 def write_tracks(shot: Shot, out: Path | str) -> Path:
@@ -259,11 +276,12 @@ def write_tracks(shot: Shot, out: Path | str) -> Path:
 
 def _write_videos(
     shot: Shot, target: CameraPath, folder: Path, made: Clip | None, device: str
-) -> tuple[list[UInt8[np.ndarray, "H W 3"]], Float64[np.ndarray, "T 2"]]:
-    """Write output.mp4 and compare.mp4; the first, middle and last image, and the shares of each seen at its time and at any time."""
+) -> tuple[list[UInt8[np.ndarray, "H W 3"]], Float64[np.ndarray, "T 2"], Float64[np.ndarray, "T"]]:
+    """Write output.mp4 and compare.mp4; the first, middle and last image, the shares of each seen at its time and at any time, and by
+    what share of its height what is seen may lie beside its place, on average."""
     clip = shot.clip
     kept: list[UInt8[np.ndarray, "H W 3"]] = []
-    coverage = np.zeros((len(clip), 2))
+    coverage, astray = np.zeros((len(clip), 2)), np.zeros(len(clip))
     with (
         VideoWriter(folder / "output.mp4", clip.fps, audio=clip.audio) as output,
         VideoWriter(folder / "compare.mp4", clip.fps, audio=clip.audio, crf=20) as compare,
@@ -273,10 +291,12 @@ def _write_videos(
             if shot.burnt_in is not None:
                 image = shot.burnt_in.laid_back(image, clip.image(frame))
             output.add(image)
-            compare.add(_side_by_side(clip.image(frame), image, view.seen.numpy()))
+            share = view.astray.numpy() / clip.size[0]
+            compare.add(_side_by_side(clip.image(frame), image, view.seen.numpy(), share > ASTRAY_BAR))
             coverage[frame] = float(view.seen_now.float().mean()), float(view.seen.float().mean())
+            astray[frame] = share.sum() / max(int(view.seen.sum()), 1)
             kept += [image] * [0, (len(clip) - 1) // 2, len(clip) - 1].count(frame)
-    return kept, coverage
+    return kept, coverage, astray
 
 
 def _outside(tracks: TrackSet, camera: CameraPath, burnt_in: BurntIn | None) -> TrackSet:
@@ -333,9 +353,15 @@ def _placed(camera: CameraPath, shot: Shot, path: Path, relative_to: RelativeTo 
     return replace(source, world_from_camera=source.world_from_camera[:1] @ step, intrinsics=intrinsics)
 
 
-def _side_by_side(source: UInt8[np.ndarray, "H W 3"], result: UInt8[np.ndarray, "H W 3"], seen: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
-    """Source, result, and the result with what was never seen in pink."""
+def _side_by_side(
+    source: UInt8[np.ndarray, "H W 3"],
+    result: UInt8[np.ndarray, "H W 3"],
+    seen: Bool[np.ndarray, "H W"],
+    astray: Bool[np.ndarray, "H W"],
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Source, result, and the result with what was never seen in pink and what may be astray tinged orange."""
     marked = result // 3
+    marked[astray] += np.array(ASTRAY_COLOUR, np.uint8) // 3
     marked[~seen] = NEVER_SEEN_COLOUR
     panels = [source, result, marked]
     height, width = result.shape[:2]

@@ -140,7 +140,7 @@ def exact_warp(truth: PairTruth) -> UInt8[Tensor, "T 3 H W"]:
     moving = torch.tensor([truth.world.moves(index) for index in range(len(truth.world.solids))])[truth.source.solid]
     renderer = WarpRenderer(
         Clip(frames=truth.source.colour, fps=Fraction(FPS)),
-        DenseDepth(disparity=1 / truth.source.depth, moving=moving),
+        DenseDepth.exact(disparity=1 / truth.source.depth, moving=moving),
         truth.source_camera,
     )
     return torch.stack([renderer.render(truth.target_camera, frame).colour for frame in range(len(truth.target_camera))])

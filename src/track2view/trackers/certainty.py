@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from jaxtyping import Float32, Float64, Int64, UInt8
+from jaxtyping import Float32, Float64, UInt8
 from scipy.spatial import KDTree
 
 from track2view.trackers.bundle import BundleState, Observations, triangulate
@@ -54,7 +54,6 @@ class Halves:
         _, near = KDTree(points).query(points, k=min(NEIGHBOURS, len(points)))
         around = np.median(apart[near.reshape(len(points), -1)], axis=1) / MEDIAN_OF_SQUARE
         return FLOOR_PIXELS**2 + SHARED_PIXELS**2 * around
-
 
     def believed(
         self, points: Float32[np.ndarray, "N 2"], variance: Float64[np.ndarray, "N"]

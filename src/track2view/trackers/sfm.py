@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Float64, Int64
-from scipy.spatial import KDTree
 
 from track2view.errors import UserError
 from track2view.geometry import project, rigid, unproject

@@ -24,6 +24,8 @@ MOVING_PIXELS = 2.5
 TRUSTED = 0.2
 NEAREST, FARTHEST = 1.25, 0.5
 ISLAND_SHARE = 2e-3
+CONFIDENT, LEAST_CONFIDENCE = 0.1, 0.01
+"""Deviation of depth, in terms of it, at which a track's confidence is one half (design section 3), and the least that is believed."""
 SMOOTHING = 60.0
 COLOUR_SIGMA = 12.0
 EDGE_WINDOW = 7
@@ -40,11 +42,18 @@ class DenseDepth:
 
     Attributes:
         disparity: > 0, at any size of the clip's aspect (half the working size, where densify made it).
+        deviation: of the disparity, in terms of it: how unsure it is.
         moving: pixels that belong to things that move on their own.
     """
 
     disparity: Float32[Tensor, "T h w"]
+    deviation: Float32[Tensor, "T h w"]
     moving: Bool[Tensor, "T h w"]
+
+    @staticmethod
+    def exact(disparity: Float32[Tensor, "T h w"], moving: Bool[Tensor, "T h w"]) -> "DenseDepth":
+        """Depth that is known, not found."""
+        return DenseDepth(disparity=disparity, deviation=torch.zeros_like(disparity), moving=moving)
 
     def at(self, frame: int, size: Size) -> Float32[np.ndarray, "H W"]:
         """Disparity of one frame at ``size``, with depth edges kept sharp: a pixel is on one side or the other."""
@@ -55,6 +64,10 @@ class DenseDepth:
         (far, near), (farther, nearer) = far_and_near(large, SNAP_WINDOW), far_and_near(large, 2 * SNAP_WINDOW + 1)
         step = (near > far * SNAP_RATIO) & (near - far > SNAP_STEEPNESS * (nearer - farther))
         return np.where(step, np.where(large - far > near - large, near, far), large)
+
+    def deviation_at(self, frame: int, size: Size) -> Float32[np.ndarray, "H W"]:
+        """Deviation of one frame's disparity at ``size``, in terms of it."""
+        return cv2.resize(self.deviation[frame].numpy(), size[::-1], interpolation=cv2.INTER_LINEAR)
 
     def moving_at(self, frame: int, size: Size) -> Bool[np.ndarray, "H W"]:
         """Moving pixels of one frame at ``size``."""
@@ -68,6 +81,7 @@ class _Points:
 
     Attributes:
         weight: of the depth; of moving ones, of which they are.
+        variance: of the disparity in terms of it, where still.
         firm: how much each says of what is still and what moves: little where the picture holds nothing to follow.
     """
 
@@ -78,6 +92,7 @@ class _Points:
     still: Bool[np.ndarray, "N"]
     moving: Bool[np.ndarray, "N"]
     weight: Float32[np.ndarray, "N"]
+    variance: Float32[np.ndarray, "N"]
     firm: Float32[np.ndarray, "N"]
 
 
@@ -90,30 +105,31 @@ def densify(clip: Clip, flow: NeighbourFlow, tracks: TrackSet, camera: CameraPat
     count, size = len(clip), flow.size
     height, width = size[0] // 2, size[1] // 2
     anchors = _Anchors(tracks, camera, size)
-    disparity = torch.empty(count, height, width)
+    disparity, deviation = torch.empty(count, height, width), torch.empty(count, height, width)
     lively = torch.zeros(count, height, width, dtype=torch.bool)
-    gathered: dict[int, Float32[np.ndarray, "3 2 h w"]] = {}
+    gathered: dict[int, Float32[np.ndarray, "4 2 h w"]] = {}
     keyframes = sorted({*range(0, count, KEY_INTERVAL), count - 1})
     for key, after in zip(progress(keyframes, "dense depth", len(keyframes)), [*keyframes[1:], count + REACH], strict=True):
         dense = _triangulated(flow, camera, key, anchors)
         for row, frame in enumerate(dense.frames):
-            _gather(gathered.setdefault(frame, np.zeros((3, 2, height, width), np.float32)), dense, row, anchors, abs(frame - key))
+            _gather(gathered.setdefault(frame, np.zeros((4, 2, height, width), np.float32)), dense, row, anchors, abs(frame - key))
         for frame in [each for each in gathered if each < after - REACH]:
-            total, weight, evidence = gathered.pop(frame)
-            anchors.add(frame, total, weight, evidence)
+            into = gathered.pop(frame)
+            anchors.add(frame, into)
             guide = cv2.resize(clip.image(frame), (width, height), interpolation=cv2.INTER_AREA)
-            depth, moving = _spread(guide, total, weight, evidence, told=anchors.told)
+            depth, moving = _spread(guide, *into[:3], told=anchors.told)
             disparity[frame], lively[frame] = torch.from_numpy(depth), torch.from_numpy(moving)
-    return DenseDepth(disparity=disparity, moving=lively)
+            deviation[frame] = torch.from_numpy(_deviation(guide, into[3], into[1], moving))
+    return DenseDepth(disparity=disparity, deviation=deviation, moving=lively)
 
 
-def _gather(into: Float32[np.ndarray, "3 2 h w"], dense: _Points, row: int, anchors: "_Anchors", distance: int) -> None:
-    """Enter what dense tracks tell of one frame, ``distance`` frames from their own: (total, weight, evidence) × (still, moving)."""
+def _gather(into: Float32[np.ndarray, "4 2 h w"], dense: _Points, row: int, anchors: "_Anchors", distance: int) -> None:
+    """Enter what dense tracks tell of one frame, ``distance`` frames from their own: (total, weight, evidence, doubt) × (still, moving)."""
     height, width = into.shape[2:]
     chosen = dense.visible[row] & (dense.still | dense.moving)
-    disparity = dense.disparity[row].copy()
+    disparity, variance = dense.disparity[row].copy(), dense.variance.copy()
     lively = chosen & dense.moving
-    disparity[lively], known = anchors.moving_disparity(dense.frames[row], dense.points[row, lively])
+    disparity[lively], variance[lively], known = anchors.moving_disparity(dense.frames[row], dense.points[row, lively])
     chosen[np.flatnonzero(lively)[~known]] = False
     chosen &= dense.moving | ((disparity > anchors.farthest) & (disparity < anchors.nearest))
     cell = (dense.points[row, chosen] / 2).astype(int)
@@ -121,7 +137,7 @@ def _gather(into: Float32[np.ndarray, "3 2 h w"], dense: _Points, row: int, anch
     fresh = np.float32(np.exp(-distance / REACH))
     strength, evidence = dense.weight[chosen] * fresh, dense.firm[chosen] * fresh
     for layer, mine in enumerate((~dense.moving[chosen], dense.moving[chosen])):
-        for part, amount in enumerate((strength * disparity[chosen], strength, evidence)):
+        for part, amount in enumerate((strength * disparity[chosen], strength, evidence, strength * variance[chosen])):
             into[part, layer] += np.bincount(index[mine], amount[mine], height * width).reshape(height, width)
 
 
@@ -145,6 +161,7 @@ class _Anchors:
             self.usable[frame] = (tracks.visible[frame] & inside(pixels, size) & (depth > 1e-6)).numpy()
         self.moving = tracks.moving.numpy() if tracks.moving is not None else np.zeros(count, bool)
         self.weight = tracks.confidence.numpy()
+        self.variance = CONFIDENT**2 * (1 / np.maximum(self.weight, LEAST_CONFIDENCE) - 1)
         self.reach = 0.05 * max(size)
         trusted = self.disparity[self.usable & ~self.moving & (self.weight > TRUSTED)]
         self.told = len(trusted) > 0
@@ -154,37 +171,35 @@ class _Anchors:
         self.farthest = FARTHEST * float(np.percentile(trusted, 2))
         self.usable &= self.moving | ((self.disparity > self.farthest) & (self.disparity < self.nearest))
 
-    def moving_disparity(self, frame: int, points: Float32[np.ndarray, "n 2"]) -> tuple[Float32[np.ndarray, "n"], Bool[np.ndarray, "n"]]:
-        """Disparity of the moving tracks nearest to points, and whether one is near."""
+    def moving_disparity(
+        self, frame: int, points: Float32[np.ndarray, "n 2"]
+    ) -> tuple[Float32[np.ndarray, "n"], Float32[np.ndarray, "n"], Bool[np.ndarray, "n"]]:
+        """Disparity of the moving tracks nearest to points, its variance in terms of it, and whether one is near."""
         mine = np.flatnonzero(self.usable[frame] & self.moving)
         if not len(mine) or not len(points):
-            return np.ones(len(points), np.float32), np.zeros(len(points), bool)
+            return np.ones(len(points), np.float32), np.ones(len(points), np.float32), np.zeros(len(points), bool)
         distance, near = KDTree(self.points[frame, mine]).query(points)
-        return self.disparity[frame, mine][near], distance < self.reach
+        return self.disparity[frame, mine][near], self.variance[frame, mine][near], distance < self.reach
 
-    def still_disparity(self, frame: int, points: Float32[np.ndarray, "n 2"]) -> Float64[np.ndarray, "n"]:
-        """What the nearest still tracks say of points."""
+    def still_disparity(self, frame: int, points: Float32[np.ndarray, "n 2"]) -> tuple[Float64[np.ndarray, "n"], Float64[np.ndarray, "n"]]:
+        """What the nearest still tracks say of points, and its variance in terms of it."""
         mine = np.flatnonzero(self.usable[frame] & ~self.moving)
         if not len(mine):
-            return np.full(len(points), self.typical)
+            return np.full(len(points), self.typical), np.ones(len(points))
         _, near = KDTree(self.points[frame, mine]).query(points, k=min(3, len(mine)))
-        return np.median(self.disparity[frame, mine][near.reshape(len(points), -1)], axis=1).astype(np.float64)
+        told = [np.median(each[frame, mine][near.reshape(len(points), -1)], axis=1) for each in (self.disparity, self.variance)]
+        return told[0].astype(np.float64), told[1].astype(np.float64)
 
-    def add(
-        self,
-        frame: int,
-        total: Float32[np.ndarray, "2 h w"],
-        weight: Float32[np.ndarray, "2 h w"],
-        evidence: Float32[np.ndarray, "2 h w"],
-    ) -> None:
-        """Enter the tracks of one frame into its accumulators, still ones in layer 0, moving ones in layer 1."""
+    def add(self, frame: int, into: Float32[np.ndarray, "4 2 h w"]) -> None:
+        """Enter the tracks of one frame beside its dense ones, as :func:`_gather` does."""
         mine = np.flatnonzero(self.usable[frame])
-        height, width = total.shape[1:]
+        height, width = into.shape[2:]
         cell = (self.points[frame, mine] / 2).astype(int)
         where = self.moving[mine].astype(int), np.clip(cell[:, 1], 0, height - 1), np.clip(cell[:, 0], 0, width - 1)
-        np.add.at(total, where, self.weight[frame, mine] * self.disparity[frame, mine])
-        np.add.at(weight, where, self.weight[frame, mine])
-        np.add.at(evidence, where, self.weight[frame, mine])
+        weight = self.weight[frame, mine]
+        amounts = (weight * self.disparity[frame, mine], weight, weight, weight * self.variance[frame, mine])
+        for part, amount in enumerate(amounts):
+            np.add.at(into[part], where, amount)
 
 
 def _triangulated(flow: NeighbourFlow, camera: CameraPath, key: int, anchors: _Anchors) -> _Points:
@@ -197,19 +212,21 @@ def _triangulated(flow: NeighbourFlow, camera: CameraPath, key: int, anchors: _A
     part = camera[frames.start : frames.stop].resized(flow.size)
     canonical, focal = canonical_pixels(points, part.intrinsics.numpy())
     anchor = np.full(len(start), key - frames.start)
+    told, doubt = anchors.still_disparity(key, start)
     state = BundleState(
         rotation=part.camera_from_world[:, :3, :3].numpy(),
         centre=part.world_from_camera[:, :3, 3].numpy(),
-        inverse_depth=anchors.still_disparity(key, start),
+        inverse_depth=told,
         focal=focal,
     )
     sampled = visible.copy()
     sampled[(np.arange(len(frames)) - anchor[0]) % 3 != 0] = False
     seen = Observations.of(canonical, sampled, anchor)
-    told, loose = state.inverse_depth, looseness(flow.grey[key], start)
+    loose = looseness(flow.grey[key], start)
     halves = Halves.of(state, seen, told, 1.0)
     variance = loose * halves.variance(start)
-    prior = variance / max(halves.relief(told, variance), 1e-12)
+    relief = max(halves.relief(told, variance), 1e-12)
+    prior = variance / relief
     inverse_depth, information = triangulate(state, seen, told, 1.0, prior=prior)
     state = replace(state, inverse_depth=inverse_depth)
     error, in_front = residuals(state, seen)
@@ -229,6 +246,7 @@ def _triangulated(flow: NeighbourFlow, camera: CameraPath, key: int, anchors: _A
         still=observed & (worst < STILL_PIXELS),
         moving=moving,
         weight=np.where(moving, 1 / loose, information / (information + prior)).astype(np.float32) + np.float32(1e-3),
+        variance=(1 / (information / variance + 1 / (relief + doubt * told**2)) / inverse_depth**2).astype(np.float32),
         firm=(1 / loose).astype(np.float32),
     )
 
@@ -257,6 +275,22 @@ def _spread(
         ratio = np.divide(total[layer], weight[layer], out=np.zeros_like(total[layer]), where=weight[layer] > 0)
         layers.append(_normalised(guide, ratio * sure, sure, 2 * SMOOTHING))
     return np.where(moving & told, layers[1], layers[0]).astype(np.float32), moving
+
+
+def _deviation(
+    guide: UInt8[np.ndarray, "h w 3"],
+    doubt: Float32[np.ndarray, "2 h w"],
+    weight: Float32[np.ndarray, "2 h w"],
+    moving: Bool[np.ndarray, "h w"],
+) -> Float32[np.ndarray, "h w"]:
+    """How unsure each pixel's disparity is, in terms of it: as its layer's points on average, for neighbours err together."""
+    height, width = moving.shape
+    mine = [
+        cv2.resize(each, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
+        for each in (guide, *(np.where(moving, each[1], each[0]) for each in (doubt, weight)))
+    ]
+    variance = _normalised(mine[0], mine[1], mine[2], SMOOTHING)
+    return np.sqrt(cv2.resize(variance, (width, height), interpolation=cv2.INTER_LINEAR))
 
 
 def _without_islands(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:

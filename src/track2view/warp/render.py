@@ -33,11 +33,13 @@ class RenderedFrame:
         colour: RGB, complete: what was never seen is painted in.
         seen: pixels whose colour the source shows, at this time or another.
         seen_now: pixels whose colour the source shows at this time.
+        astray: by how many pixels what is seen may lie beside its place (a deviation), for its depth is not sure; 0 where not seen.
     """
 
     colour: UInt8[Tensor, "3 H W"]
     seen: Bool[Tensor, "H W"]
     seen_now: Bool[Tensor, "H W"]
+    astray: Float32[Tensor, "H W"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,16 +72,17 @@ class WarpRenderer:
         """The target view at one time."""
         size = target.size
         surface = self._land(target, frame).reshape(-1)
-        colour = torch.zeros(3, len(surface), device=self.device)
+        picture = torch.zeros(4, len(surface), device=self.device)
         seen = torch.zeros(len(surface), dtype=torch.bool, device=self.device)
-        self._look_back(target, frame, frame, torch.arange(len(surface), device=self.device), surface, colour, seen)
+        self._look_back(target, frame, frame, torch.arange(len(surface), device=self.device), surface, picture, seen)
         seen_now = seen.clone()
-        self._fill_from_other_times(target, frame, surface, colour, seen)
-        painted = _paint(colour.reshape(3, *size), seen.reshape(size), surface.reshape(size))
+        self._fill_from_other_times(target, frame, surface, picture, seen)
+        painted = _paint(picture[:3].reshape(3, *size), seen.reshape(size), surface.reshape(size))
         return RenderedFrame(
             colour=(painted * 255).round().clamp(0, 255).to(torch.uint8).cpu(),
             seen=seen.reshape(size).cpu(),
             seen_now=seen_now.reshape(size).cpu(),
+            astray=picture[3].reshape(size).cpu(),
         )
 
     def _land(self, target: CameraPath, frame: int) -> Float32[Tensor, "H W"]:
@@ -114,10 +117,11 @@ class WarpRenderer:
         source_frame: int,
         where: Int64[Tensor, "n"],
         surface: Float32[Tensor, "n"],
-        colour: Float32[Tensor, "3 P"],
+        picture: Float32[Tensor, "4 P"],
         seen: Bool[Tensor, "P"],
     ) -> None:
-        """Colour, in place, those target pixels ``where`` whose ``surface`` a source frame indeed shows."""
+        """Fill in, in place, the colour of those target pixels ``where`` whose ``surface`` a source frame indeed shows, and how far they
+        may be astray."""
         matrix, shift = _relate(
             target.world_from_camera[frame],
             target.intrinsics[frame],
@@ -130,21 +134,30 @@ class WarpRenderer:
         pixels, expected = _carry(centres, surface, matrix, shift)
         grid = (pixels / torch.tensor([width / 2, height / 2], device=self.device) - 1)[None, None]
         image, disparity = self._view(source_frame)
+        _, back = _relate(
+            self.camera.world_from_camera[source_frame],
+            self.camera.intrinsics[source_frame],
+            target.world_from_camera[frame],
+            target.intrinsics[frame],
+            self.device,
+        )
         sampled = grid_sample(image[None], grid, mode="bicubic", padding_mode="border", align_corners=False)[0, :, 0].clamp(0, 1)
         column, row = pixels[:, 0].long().clamp(0, width - 1), pixels[:, 1].long().clamp(0, height - 1)
+        sampled[3] *= surface * (back[:2] - centres * back[2]).norm(dim=-1)
         inside = (pixels >= 0).all(-1) & (pixels[:, 0] <= width) & (pixels[:, 1] <= height)
         shown, agrees = (surface > 0) & inside, _agree(disparity[row, column], expected)
         good = shown & agrees
-        colour[:, where[good]] = sampled[:, good]
+        picture[:, where[good]] = sampled[:, good]
         seen[where[good]] = True
         beside = (shown & ~agrees).nonzero()[:, 0]
         row, column, agrees = _agreeing_neighbour(disparity, row[beside], column[beside], expected[beside])
-        nearest, beside = image[:, row[agrees], column[agrees]], beside[agrees]
-        colour[:, where[beside]] = 0.5 * (nearest + sampled[:, beside])
+        nearest, beside = image[:3, row[agrees], column[agrees]], beside[agrees]
+        picture[:3, where[beside]] = 0.5 * (nearest + sampled[:3, beside])
+        picture[3, where[beside]] = sampled[3, beside]
         seen[where[beside]] = True
 
     def _fill_from_other_times(
-        self, target: CameraPath, frame: int, surface: Float32[Tensor, "P"], colour: Float32[Tensor, "3 P"], seen: Bool[Tensor, "P"]
+        self, target: CameraPath, frame: int, surface: Float32[Tensor, "P"], picture: Float32[Tensor, "4 P"], seen: Bool[Tensor, "P"]
     ) -> None:
         """Paint holes, in place, with the still scene as other frames saw it."""
         if bool(seen.all()) or not len(self.background.xyz):
@@ -164,7 +177,7 @@ class WarpRenderer:
             wanted = (shown_in == other) & (behind > 0) & ~seen[hole]
             if other < 0 or not bool(wanted.any()):
                 continue
-            self._look_back(target, frame, other, hole[wanted], behind[wanted], colour, seen)
+            self._look_back(target, frame, other, hole[wanted], behind[wanted], picture, seen)
         filled_now = seen[hole]
         surface[hole[filled_now]] = behind[filled_now]
 
@@ -200,10 +213,12 @@ class WarpRenderer:
             xyz, frames = torch.cat([xyz, points]), torch.cat([frames, torch.full((len(points),), key, device=self.device)])
         return _Background(xyz=xyz, frame=frames)
 
-    def _load(self, frame: int) -> tuple[Float32[Tensor, "3 h w"], Float32[Tensor, "h w"]]:
-        """A source frame in [0, 1] and its disparity; ``_view`` keeps the few frames that a target frame draws on."""
+    def _load(self, frame: int) -> tuple[Float32[Tensor, "4 h w"], Float32[Tensor, "h w"]]:
+        """A source frame in [0, 1] with its disparity's deviation, and its disparity; ``_view`` keeps the few frames that a target
+        frame draws on."""
         disparity = torch.from_numpy(self.depth.at(frame, self.clip.size)).to(self.device)
-        return self.clip.frames[frame].to(self.device).float() / 255, disparity
+        deviation = torch.from_numpy(self.depth.deviation_at(frame, self.clip.size)).to(self.device)
+        return torch.cat([self.clip.frames[frame].to(self.device).float() / 255, deviation[None]]), disparity
 
 
 def _look(
