@@ -34,7 +34,7 @@ LOWEST_PERCENTILE = 95
 FOOT_BELOW = 0.01
 PAIRINGS = 8
 MIN_APART = 0.01
-BESIDE, BESIDE_SHARE, HELD_BY = 0.03, 0.8, 10
+BESIDE, BESIDE_SHARE = 0.03, 0.8
 UPRIGHT = 2.0
 NEARER_PERCENTILE = 90
 NEARER_FRAMES = 61
@@ -227,8 +227,7 @@ def place(moving: ImageTracks, label: Int64[np.ndarray, "N"], mover: Int64[np.nd
             size[cut] = np.nan
         if thing is None and _steadier(size * relative[:, 0], size):
             size, relative = size * relative[:, 0], np.ones_like(relative)
-        disparity = relative * _smooth(size, fallback=typical, whole=thing is not None)[:, None]
-        placed.disparity[:, members] = disparity * _drawn_nearer(points, visible, disparity, ground)
+        placed.disparity[:, members] = relative * _smooth(size, fallback=typical, whole=thing is not None)[:, None]
     placed.disparity[:, mover < 0] = _neighbours(moving, mover, placed.disparity, ground)
     return placed
 
@@ -267,26 +266,6 @@ def _steadier(one: Float64[np.ndarray, "T"], other: Float64[np.ndarray, "T"]) ->
     """Whether one of two measurements of what should be constant varies less than the other; so it is where nothing is known."""
     spread = [np.nanstd(np.log(np.where(each > 0, each, np.nan))) if np.isfinite(each).sum() > 1 else 0.0 for each in (one, other)]
     return bool(spread[0] <= spread[1])
-
-
-def _drawn_nearer(
-    points: Float32[np.ndarray, "T n 2"], visible: Bool[np.ndarray, "T n"], disparity: Float64[np.ndarray, "T n"], ground: list[Ground]
-) -> float:
-    """By how much a thing is nearer than the ground says, from 1: what stays beside still points that are nearer, as an arm does
-    beside a body, hangs on these. What passes before them is beside them for a while only.
-    """
-    ratios = []
-    for frame in np.unique(np.linspace(0, len(points) - 1, SAMPLED_FRAMES).astype(int)):
-        shown, here = visible[frame], ground[frame]
-        if shown.sum() < MIN_SHARED or not len(here.points):
-            continue
-        apart, near = KDTree(points[frame, shown]).query(here.points, distance_upper_bound=BESIDE)
-        beside = np.isfinite(apart)
-        _, around = KDTree(here.points).query(here.points[beside], k=min(HELD_BY, len(here.points)))
-        usual = np.median(here.disparity[around.reshape(beside.sum(), -1)], axis=1)
-        ratio = np.sort(usual / disparity[frame, shown][near[beside]])
-        ratios.append(ratio[-HELD_BY] if len(ratio) >= HELD_BY else 0.0)
-    return max(1.0, float(np.percentile(ratios, 100 * (1 - BESIDE_SHARE)))) if ratios else 1.0
 
 
 def _size(points: Float32[np.ndarray, "n 2"], relative: Float64[np.ndarray, "n"], ground: Ground) -> tuple[float, float]:
