@@ -231,7 +231,7 @@ def triangulate(
         depth = np.maximum(straight[:, 2:] + current * by_depth[:, 2:], 1e-3)
         error = state.focal * (constant + current * slope) / depth
         weight = (state.focal / depth[:, 0]) ** 2 * _weight(error, looser * scale)
-        information = np.bincount(seen.track, weight * (slope**2).sum(-1), count)
+        information = np.bincount(seen.track, weight * (slope**2).sum(-1), count).astype(np.float64)
         pull = np.bincount(seen.track, weight * (slope * constant).sum(-1), count)
         inverse_depth = np.maximum((prior * start - pull) / (prior + information), 1e-3)
     return inverse_depth, information
