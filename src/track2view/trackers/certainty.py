@@ -19,6 +19,9 @@ NEIGHBOURS, INDEPENDENT = 24, 16
 FLOOR_PIXELS, SHARED_PIXELS = 0.3, 2.0
 """Least deviation of a track in working pixels; by how many times the two halves' own difference understates their error, for they share
 the cameras (measured on takes of ``scenes/``, seeds 0 to 3)."""
+SYSTEMATIC_PIXELS, ZOOM_SHARE = 0.08, 1e-3
+"""What both halves may agree on and is still wrong, at a track's widest swing, for flow and cameras err slowly and together; and how
+much more a lens adds that zooms, in terms of how far the picture's rim moves."""
 MEDIAN_OF_SQUARE = 0.455
 """Median of the square of a normal deviate."""
 OUTLYING = 2
@@ -32,35 +35,47 @@ class Halves:
 
     Attributes:
         information: of each, in squared pixels per squared inverse depth.
+        systematic: part of what tracks miss a still point by that more views do not lessen, in squared pixels per view.
     """
 
     inverse_depth: Float64[np.ndarray, "3 N"]
     information: Float64[np.ndarray, "3 N"]
+    systematic: Float64[np.ndarray, "N"]
 
     @staticmethod
-    def of(state: BundleState, seen: Observations, start: Float64[np.ndarray, "N"], scale: float) -> "Halves":
-        """Triangulate thrice; ``start`` is what tracks without parallax keep."""
+    def of(state: BundleState, seen: Observations, start: Float64[np.ndarray, "N"], scale: float, rim: float = 0.0) -> "Halves":
+        """Triangulate thrice.
+
+        Args:
+            start: what tracks without parallax keep.
+            rim: by how many pixels the lens's zoom moves the picture's rim.
+        """
         count = np.bincount(seen.track, minlength=len(start))
         order = np.lexsort((seen.frame, seen.track))
         rank = np.empty(len(order), int)
         rank[order] = np.arange(len(order)) - np.repeat(np.cumsum(count) - count, count)
         first = 2 * rank < count[seen.track]
         told = [triangulate(state, part, start, scale) for part in (seen.where(first), seen.where(~first), seen)]
-        return Halves(inverse_depth=np.stack([each[0] for each in told]), information=np.stack([each[1] for each in told]))
+        return Halves(
+            inverse_depth=np.stack([each[0] for each in told]),
+            information=np.stack([each[1] for each in told]),
+            systematic=(SYSTEMATIC_PIXELS + ZOOM_SHARE * rim) ** 2 / 3 * count,
+        )
 
     def variance(self, points: Float32[np.ndarray, "N 2"]) -> Float64[np.ndarray, "N"]:
         """Squared pixels by which tracks around each of ``points`` miss a still point, by how far the halves disagree there."""
         apart = np.diff(self.inverse_depth[:2], axis=0)[0] ** 2 / (1 / np.maximum(self.information[:2], 1e-9)).sum(0)
         _, near = KDTree(points).query(points, k=min(NEIGHBOURS, len(points)))
         around = np.median(apart[near.reshape(len(points), -1)], axis=1) / MEDIAN_OF_SQUARE
-        return FLOOR_PIXELS**2 + SHARED_PIXELS**2 * around
+        return FLOOR_PIXELS**2 + SHARED_PIXELS**2 * around + self.systematic
 
     def believed(
         self, points: Float32[np.ndarray, "N 2"], variance: Float64[np.ndarray, "N"]
     ) -> tuple[Float64[np.ndarray, "N"], Float64[np.ndarray, "N"]]:
         """What to take for the inverse depth of tracks at ``points`` before their own views are asked, and the variance of that.
 
-        The weighted mean of what is around, drawn to the mean of all as far as the halves disagree on these means.
+        The weighted mean of what is around, drawn to the mean of all as far as the halves disagree on these means, or agree on no more
+        than what errs for both.
         """
         usual = np.stack([np.clip(each, *np.percentile(each, [OUTLYING, 100 - OUTLYING])) for each in self.inverse_depth])
         weight = 1 / (float(np.var(usual[2])) + variance / np.maximum(self.information[2], 1e-9) + 1e-12)
@@ -69,10 +84,13 @@ class Halves:
         closeness = 1 / (1 + (distance / np.maximum(distance[:, -1:], 1e-9)) ** 2)
         by_weight = closeness * weight[near]
         around = (by_weight * usual[:, near]).sum(2) / by_weight.sum(1)
-        precision = INDEPENDENT * (closeness * (self.information[2] / variance)[near]).sum(1) / closeness.sum(1)
         told, middle = _shared(around[0], around[1], weight), np.average(around[2], weights=weight)
         relief = _shared(usual[0] - around[0], usual[1] - around[1], weight)
-        return middle + (around[2] - middle) * told * precision / (told * precision + 1), relief + told / (told * precision + 1)
+        information = np.maximum((closeness * self.information[2][near]).sum(1) / closeness.sum(1), 1e-12)
+        systematic = self.systematic / information
+        told = max(told - float(np.average(systematic, weights=weight)), 0.0)
+        error = systematic + np.maximum(variance / information - systematic, 0) / INDEPENDENT
+        return middle + (around[2] - middle) * told / (told + error), relief + told * error / (told + error)
 
     def relief(self, told: Float64[np.ndarray, "N"], variance: Float64[np.ndarray, "N"]) -> float:
         """Variance of what the views tell beyond what is ``told``: as much of it as both halves say."""
@@ -85,6 +103,11 @@ def _shared(first: Float64[np.ndarray, "N"], second: Float64[np.ndarray, "N"], w
     """Covariance of two measurements of the same things: what they have in common; not below 0."""
     first, second = (each - np.average(each, weights=weight) for each in (first, second))
     return max(float(np.average(first * second, weights=weight)), 0.0)
+
+
+def rim_of(focal: Float64[np.ndarray, "T"], size: tuple[int, int]) -> float:
+    """By how many pixels a zoom with these focal lengths moves the rim of a picture of ``size``."""
+    return 0.5 * max(size) * float(focal.max() / focal.min() - 1)
 
 
 def looseness(grey: UInt8[np.ndarray, "H W"], points: Float32[np.ndarray, "N 2"]) -> Float64[np.ndarray, "N"]:

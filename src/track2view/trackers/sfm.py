@@ -14,7 +14,7 @@ from track2view.records import CameraPath, Clip, Queries, TrackSet, horizontal_f
 from track2view.trackers.again import seen_again
 from track2view.trackers.bundle import BundleState, Observations, canonical_pixels, residuals, triangulate, world_directions
 from track2view.trackers.camera_motion import CameraMotion, estimate
-from track2view.trackers.certainty import Halves, looseness
+from track2view.trackers.certainty import Halves, looseness, rim_of
 from track2view.trackers.flow import EDGE_WINDOW, NeighbourFlow, follow, neighbour_flow
 from track2view.trackers.growth import STATIC_PIXELS
 from track2view.trackers.moving_things import Ground, ImageTracks, View, carry, group, movers, place
@@ -145,13 +145,14 @@ def _lift(flow: NeighbourFlow, camera: CameraPath, queries: Queries) -> _Lifted:
     points, visible = np.empty((frames, count, 2), np.float32), np.empty((frames, count), bool)
     xyz, moving = np.empty((count, 3)), np.empty(count, bool)
     error, depth_deviation, parallax, firm = np.empty(count), np.empty(count), np.empty(count), np.empty(count)
+    rim = rim_of(intrinsics[:, 0, 0], flow.size)
     for frame in progress(np.unique(query_frame), "tracks", len(np.unique(query_frame))):
         batch = np.flatnonzero(query_frame == frame)
         followed, visible[:, batch] = follow(flow, int(frame), start[batch], range(frames), EDGE_WINDOW)
         points[:, batch], focal = canonical_pixels(followed, intrinsics)
         state = BundleState(rotation=rotation, centre=centre, inverse_depth=np.ones(len(batch)), focal=focal)
         loose = looseness(flow.grey[frame], start[batch])
-        state, seen, information = _triangulated(state, points[:, batch], visible[:, batch], int(frame), loose)
+        state, seen, information = _triangulated(state, points[:, batch], visible[:, batch], int(frame), loose, rim)
         residual, in_front = residuals(state, seen)
         size = np.where(in_front, np.linalg.norm(residual, axis=-1), 99.0)
         directions = world_directions(state, seen)
@@ -188,6 +189,7 @@ def _triangulated(
     visible: Bool[np.ndarray, "T N"],
     frame: int,
     loose: Float64[np.ndarray, "N"],
+    rim: float,
 ) -> tuple[BundleState, Observations, Float64[np.ndarray, "N"]]:
     """Inverse depths of tracks that start in one frame, and what the views tell of them beside a guess that they are drawn to.
 
@@ -196,10 +198,11 @@ def _triangulated(
 
     Args:
         loose: variance of each track in terms of a firm one's, as the picture tells it.
+        rim: by how many pixels the lens's zoom moves the picture's rim.
     """
     count = points.shape[1]
     seen = Observations.of(points, visible, np.full(count, frame))
-    halves = Halves.of(state, seen, state.inverse_depth, TRIANGULATION_SCALE)
+    halves = Halves.of(state, seen, state.inverse_depth, TRIANGULATION_SCALE, rim)
     variance = loose * halves.variance(points[frame])
     guess, spread = halves.believed(points[frame], variance)
     inverse_depth, information = triangulate(state, seen, guess, TRIANGULATION_SCALE, prior=variance / np.maximum(spread, 1e-12))

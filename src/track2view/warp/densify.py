@@ -13,7 +13,7 @@ from track2view.geometry import inside, project
 from track2view.progress import progress
 from track2view.records import CameraPath, Clip, Size, TrackSet
 from track2view.trackers.bundle import BundleState, Observations, canonical_pixels, residuals, triangulate
-from track2view.trackers.certainty import Halves, looseness
+from track2view.trackers.certainty import Halves, looseness, rim_of
 from track2view.trackers.flow import NeighbourFlow, follow
 
 KEY_INTERVAL = 8
@@ -223,7 +223,7 @@ def _triangulated(flow: NeighbourFlow, camera: CameraPath, key: int, anchors: _A
     sampled[(np.arange(len(frames)) - anchor[0]) % 3 != 0] = False
     seen = Observations.of(canonical, sampled, anchor)
     loose = looseness(flow.grey[key], start)
-    halves = Halves.of(state, seen, told, 1.0)
+    halves = Halves.of(state, seen, told, 1.0, rim_of(part.intrinsics[:, 0, 0].numpy(), flow.size))
     variance = loose * halves.variance(start)
     relief = max(halves.relief(told, variance), 1e-12)
     prior = variance / relief
