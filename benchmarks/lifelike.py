@@ -7,6 +7,7 @@
 The baselines are the copy of the source, and the flat card: the source's frame as a picture on a plane that faces its camera at the
 scene's median distance, seen from the commanded camera, so that rotation and zoom are right and nothing bends. All numbers are on pixels
 that the source shows at the same time: PSNR, the shares of strong edges kept and not invented, and flicker beyond the exact view's.
+Below the table: how well what a run says of its own places (``astray``) predicts how far beside their true places they land.
 """
 
 import argparse
@@ -21,18 +22,20 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from scipy.stats import spearmanr
 
-from track2view.geometry import invert, project
+from track2view.geometry import inside, invert, pixel_centres, project, unproject
 from track2view.metrics import edges_kept, flicker, psnr, ssim
 from track2view.pipeline import Shot, prepare, target_camera
 from track2view.records import CameraPath
 from track2view.scenes import STYLES, Take, film, render_view, shown_by
+from track2view.scenes.takes import world_at
 from track2view.video import clip_images, read_clip, write_video
 from track2view.warp import WarpRenderer
 
 FRAMES, SIZE = 49, (360, 640)
 MOVES = ("orbit-left:15", "orbit-right:15", "dolly-in:0.4", "recam-9")
-CHECKED = ((23, 24), (35, 36), (47, 48))
+LANDING_INTERVAL = 6
 METHODS = ("re-filmed", "flat card", "copy")
 
 
@@ -75,6 +78,12 @@ def print_medians(rows: list[dict]) -> None:
         end=" ",
     )
     print(f"worst {min(gains):+.2f} dB ({worst})")
+    predicted, actual = np.concatenate([row["landings"] for row in rows]).T
+    within = np.mean((actual < 2 * predicted) & (predicted < 2 * actual))
+    print(
+        f"places: rank correlation of predicted and actual error {spearmanr(predicted, actual).statistic:.2f} over {len(actual)} frames,",
+        f"median ratio {np.median(predicted / actual):.2f}, within a factor of two {100 * within:.0f} %",
+    )
     for name in METHODS:
         middle = {key: np.nanmedian([row[name][key] for row in rows]) for key in ("psnr", "ssim", "kept", "true", "flicker")}
         print(f"{name}: " + ", ".join(f"{key} {value:.2f}" for key, value in middle.items()) + " (medians)")
@@ -82,12 +91,13 @@ def print_medians(rows: list[dict]) -> None:
 
 def measure(name: str, seed: int) -> dict:
     """One take re-filmed from its own mp4, as a user has it."""
-    take = film(STYLES[name], seed, frames=FRAMES, size=SIZE)
+    take = first_shot(film(STYLES[name], seed, frames=FRAMES, size=SIZE))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "take.mp4"
         write_video(file, clip_images(take.clip), take.clip.fps)
         shot = prepare(read_clip(file), use_cache=False)
     scores = [scores_of(take, shot, move) for move in MOVES]
+    landings = [each for move in MOVES for each in landings_of(take, shot, move)]
     report = shot.tracking.report
     return {
         "name": name,
@@ -96,8 +106,24 @@ def measure(name: str, seed: int) -> dict:
         "fov": horizontal_degrees(shot.tracking.camera),
         "focal": "estimated" if report.focal_estimated else "assumed",
         "warnings": list(report.warnings),
+        "landings": landings,
         **{method: {key: float(np.nanmean([each[method][key] for each in scores])) for key in scores[0][method]} for method in METHODS},
     }
+
+
+def first_shot(take: Take) -> Take:
+    """What comes before a take fades into another: the program refuses two shots in one clip, and says where to cut."""
+    if take.fade is None:
+        return take
+    before = slice(take.fade.start)
+    clip = replace(take.clip, frames=take.clip.frames[before])
+    return replace(take, world=world_at(take.world, before), camera=take.camera[before], clip=clip, fade=None)
+
+
+def checked(take: Take) -> list[tuple[int, int]]:
+    """Neighbouring frames in the middle of a take, later, and at its end."""
+    count = len(take.clip)
+    return [(last - 1, last) for last in (count // 2, 3 * count // 4, count - 1)]
 
 
 def scores_of(take: Take, shot: Shot, move: str) -> dict[str, dict[str, float]]:
@@ -107,9 +133,7 @@ def scores_of(take: Take, shot: Shot, move: str) -> dict[str, dict[str, float]]:
     renderer = WarpRenderer(shot.scene, shot.depth, own)
     distance = median_depth(take)
     rows: dict[str, list[dict[str, float]]] = {name: [] for name in METHODS}
-    for pair in CHECKED:
-        if take.fade and pair[1] >= take.fade.start:
-            continue
+    for pair in checked(take):
         truth = [render_view(take.world, true_target, frame) for frame in pair]
         seen = [shown_by(take.world, take.camera, frame, true_target, each.depth) for frame, each in zip(pair, truth, strict=True)]
         chosen, exact = torch.stack(seen) & ~take.overlay, as_exposed(take, torch.stack([each.colour for each in truth]))
@@ -121,6 +145,30 @@ def scores_of(take: Take, shot: Shot, move: str) -> dict[str, dict[str, float]]:
         for method, pictures in made.items():
             rows[method].append(compared(torch.stack(pictures), exact, chosen))
     return {method: {key: float(np.nanmean([row[key] for row in each])) for key in each[0]} for method, each in rows.items()}
+
+
+def landings_of(take: Take, shot: Shot, move: str) -> list[tuple[float, float]]:
+    """How far beside its place what is seen may lie as the program says, and does, on average, at a few times; shares of the height."""
+    own = shot.tracking.camera
+    target = target_camera(shot, move)
+    true_target = in_true_world(take, shot, target)
+    renderer = WarpRenderer(shot.scene, shot.depth, own)
+    height, pairs = take.clip.size[0], []
+    for frame in range(LANDING_INTERVAL, len(take.clip), LANDING_INTERVAL):
+        view = renderer.render(target, frame)
+        found = landed(own, target, 1 / torch.from_numpy(shot.depth.at(frame, take.clip.size)), frame)
+        true = landed(take.camera, true_target, render_view(take.world, take.camera, frame).depth, frame)
+        shown = inside(found, take.clip.size)
+        error = ((found - true)[shown].norm(dim=-1) / height).clamp(max=1)
+        pairs.append((float(view.astray[view.seen_now].mean()) / height, float(error.mean())))
+    return pairs
+
+
+def landed(camera: CameraPath, target: CameraPath, depth: torch.Tensor, frame: int) -> torch.Tensor:
+    """Where each of a camera's pixels comes to lie in another's picture."""
+    pixels = pixel_centres(*camera.size).reshape(-1, 2).double()
+    xyz = unproject(pixels, depth.reshape(-1).double(), camera.world_from_camera[frame], camera.intrinsics[frame])
+    return project(xyz, invert(target.world_from_camera[frame]), target.intrinsics[frame])[0]
 
 
 def compared(pictures: torch.Tensor, exact: torch.Tensor, chosen: torch.Tensor) -> dict[str, float]:
