@@ -143,7 +143,7 @@ def test_easings_run_from_start_to_end_without_going_back(easing: str) -> None:
 
 
 def test_unit_length_scales_travel_alone() -> None:
-    path = apply_move(parse_move("orbit-right"), still(), unit_length=7.0)
+    path = apply_move(parse_move("orbit-right"), still(), pivot=7.0)
     unit = apply_move(parse_move("orbit-right"), still())
     assert torch.allclose(path.world_from_camera[:, :3, 3], 7 * unit.world_from_camera[:, :3, 3])
     assert torch.equal(path.world_from_camera[:, :3, :3], unit.world_from_camera[:, :3, :3])
@@ -176,7 +176,7 @@ def test_recam_presets_are_the_originals(shared: Path) -> None:
     for index in range(1, 11):
         original = read_camera(f"{shared}/multicam_camera_extrinsics.json#cam{index:02d}")
         original = original.relative_to(original.world_from_camera[0])
-        own = apply_move(parse_move(f"recam-{index}"), original[:1].resampled(81), unit_length=4.0)
+        own = apply_move(parse_move(f"recam-{index}"), original[:1].resampled(81), pivot=4.0)
         turned = rotation_angle(own.world_from_camera[:, :3, :3].mT @ original.world_from_camera[:, :3, :3])
         assert float(turned.max()) < 1e-3
         assert float((own.world_from_camera[:, :3, 3] - original.world_from_camera[:, :3, 3]).abs().max()) < 1e-3

@@ -1,6 +1,6 @@
 """Named camera moves: each a small motion of the camera in its own axes, laid over the source's path.
 
-Angles are in degrees and lengths in scene units (the median depth at frame 0 is 1), so one command behaves alike on any clip.
+Angles are in degrees and lengths in distances to the pivot, what the clip is about, so one command behaves alike on any clip.
 Poses here are ``base_from_moved``: where the moved camera stands, seen from the camera it is laid over.
 """
 
@@ -153,29 +153,29 @@ MOVES: dict[str, _Kind] = {
     "tilt-down": _Kind(help="turn down on the spot", unit="degrees", default=10.0, path=_turn("x", -1)),
     "roll-right": _Kind(help="roll clockwise", unit="degrees", default=10.0, path=_turn("z", 1)),
     "roll-left": _Kind(help="roll counter-clockwise", unit="degrees", default=10.0, path=_turn("z", -1)),
-    "dolly-in": _Kind(help="travel forwards", unit="scene units", default=0.3, path=_travel(0, 0, 1)),
-    "dolly-out": _Kind(help="travel backwards", unit="scene units", default=0.3, path=_travel(0, 0, -1)),
-    "truck-right": _Kind(help="travel right", unit="scene units", default=0.2, path=_travel(1, 0, 0)),
-    "truck-left": _Kind(help="travel left", unit="scene units", default=0.2, path=_travel(-1, 0, 0)),
-    "pedestal-up": _Kind(help="travel up", unit="scene units", default=0.15, path=_travel(0, -1, 0)),
-    "pedestal-down": _Kind(help="travel down", unit="scene units", default=0.15, path=_travel(0, 1, 0)),
+    "dolly-in": _Kind(help="travel forwards", unit="distances", default=0.3, path=_travel(0, 0, 1)),
+    "dolly-out": _Kind(help="travel backwards", unit="distances", default=0.3, path=_travel(0, 0, -1)),
+    "truck-right": _Kind(help="travel right", unit="distances", default=0.2, path=_travel(1, 0, 0)),
+    "truck-left": _Kind(help="travel left", unit="distances", default=0.2, path=_travel(-1, 0, 0)),
+    "pedestal-up": _Kind(help="travel up", unit="distances", default=0.15, path=_travel(0, -1, 0)),
+    "pedestal-down": _Kind(help="travel down", unit="distances", default=0.15, path=_travel(0, 1, 0)),
     "orbit-right": _Kind(help="circle to the right about the scene's middle", unit="degrees", default=15.0, path=_orbit("y", -1)),
     "orbit-left": _Kind(help="circle to the left about the scene's middle", unit="degrees", default=15.0, path=_orbit("y", 1)),
     "orbit-up": _Kind(help="circle over the scene's middle", unit="degrees", default=12.0, path=_orbit("x", -1)),
     "orbit-down": _Kind(help="circle under the scene's middle", unit="degrees", default=12.0, path=_orbit("x", 1)),
-    "crane-up": _Kind(help="rise, looking at the scene's middle", unit="scene units", default=0.25, path=_look_from(_line(0, -1, 0))),
-    "crane-down": _Kind(help="sink, looking at the scene's middle", unit="scene units", default=0.25, path=_look_from(_line(0, 1, 0))),
+    "crane-up": _Kind(help="rise, looking at the scene's middle", unit="distances", default=0.25, path=_look_from(_line(0, -1, 0))),
+    "crane-down": _Kind(help="sink, looking at the scene's middle", unit="distances", default=0.25, path=_look_from(_line(0, 1, 0))),
     "zoom-in": _Kind(help="lengthen the focal length", unit="times", default=1.5, path=_zoom(True)),
     "zoom-out": _Kind(help="shorten the focal length", unit="times", default=1.5, path=_zoom(False)),
-    "dolly-zoom-in": _Kind(help="travel forwards while zooming out", unit="scene units", default=0.3, path=_dolly_zoom(1)),
-    "dolly-zoom-out": _Kind(help="travel backwards while zooming in", unit="scene units", default=0.3, path=_dolly_zoom(-1)),
+    "dolly-zoom-in": _Kind(help="travel forwards while zooming out", unit="distances", default=0.3, path=_dolly_zoom(1)),
+    "dolly-zoom-out": _Kind(help="travel backwards while zooming in", unit="distances", default=0.3, path=_dolly_zoom(-1)),
     "spiral-right": _Kind(
         help="one turn of a circle, clockwise from the top, looking at the scene's middle",
-        unit="scene units",
+        unit="distances",
         default=0.12,
         path=_look_from(_spiral(1)),
     ),
-    "spiral-left": _Kind(help="the same, counter-clockwise", unit="scene units", default=0.12, path=_look_from(_spiral(-1))),
+    "spiral-left": _Kind(help="the same, counter-clockwise", unit="distances", default=0.12, path=_look_from(_spiral(-1))),
 }
 MOVES |= {f"arc-{way}": replace(MOVES[f"orbit-{way}"], help=f"the same as orbit-{way}") for way in ("right", "left", "up", "down")}
 
@@ -234,13 +234,13 @@ def parse_move(text: str, amount: float | None = None, easing: Easing = "smooth"
     return CameraMove(steps=tuple(steps), easing=easing, relative_to=relative_to)
 
 
-def apply_move(move: CameraMove, source: CameraPath, unit_length: float = 1.0) -> CameraPath:
+def apply_move(move: CameraMove, source: CameraPath, pivot: float = 1.0) -> CameraPath:
     """The target path of a move.
 
     Args:
         move: what to do.
         source: the clip's own camera.
-        unit_length: length of one scene unit (the median depth at frame 0) in the source path's unit.
+        pivot: how far what the move turns about is, in the source path's unit.
     """
     held = move.relative_to == "first-frame" or any(name == "static" for name, _ in move.steps)
     base = source.world_from_camera[:1].expand(len(source), 4, 4) if held else source.world_from_camera
@@ -249,7 +249,7 @@ def apply_move(move: CameraMove, source: CameraPath, unit_length: float = 1.0) -
         if name == "smooth":
             base = smooth_poses(base, amount * (source.fps or 30.0))
     poses, zoom = _joined(move, len(source))
-    poses[:, :3, 3] *= unit_length
+    poses[:, :3, 3] *= pivot
     intrinsics[:, [0, 1], [0, 1]] *= zoom[:, None]
     return replace(source, world_from_camera=base @ poses, intrinsics=intrinsics)
 

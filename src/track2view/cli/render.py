@@ -91,7 +91,7 @@ class Render:
     out: Path | None = None
     """Run folder; out/CLIP-CAMERA by default. With several cameras, each gets a folder in it."""
     amount: float | None = None
-    """How much of a move: degrees, scene units or times; each has a default."""
+    """How much of a move: degrees, distances to what the clip is about, or times; each has a default."""
     easing: Literal["smooth", "linear", "in", "out"] = "smooth"
     """How moves start and stop."""
     relative_to: Literal["source", "first-frame", "world"] | None = None

@@ -194,7 +194,7 @@ def place(moving: ImageTracks, label: Int64[np.ndarray, "N"], mover: Int64[np.nd
 
     How the points of a group lie to each other, and how the whole comes nearer, is solved as a rigid thing's where it moves as
     one; else the group is flat, and its growth in the image says how near it comes. The ground under its foot, where that is
-    above the image's bottom, gives the one length that is still open.
+    above the image's bottom, gives the one length that is still open; unless that varies less if the thing does not come nearer.
     """
     frames, count = moving.visible.shape
     placed = Placed(points=moving.points.copy(), disparity=np.empty((frames, count)), known=moving.visible.copy())
@@ -225,9 +225,11 @@ def place(moving: ImageTracks, label: Int64[np.ndarray, "N"], mover: Int64[np.nd
             cut[frame] = foot > view.bottom - FOOT_MARGIN
         if np.isfinite(size[~cut]).any():
             size[cut] = np.nan
-        if thing is None and _steadier(size * relative[:, 0], size):
-            size, relative = size * relative[:, 0], np.ones_like(relative)
-        placed.disparity[:, members] = relative * _smooth(size, fallback=typical, whole=thing is not None)[:, None]
+        level = np.median(relative, axis=1)
+        stays = _steadier(size * level, size)
+        if stays:
+            size, relative = size * level, relative / level[:, None]
+        placed.disparity[:, members] = relative * _smooth(size, fallback=typical, whole=thing is not None and not stays)[:, None]
     placed.disparity[:, mover < 0] = _neighbours(moving, mover, placed.disparity, ground)
     return placed
 
