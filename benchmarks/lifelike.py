@@ -16,6 +16,7 @@ import math
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,6 +43,7 @@ METHODS = ("re-filmed", "flat card", "copy")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=1, help="takes at once")
     parser.add_argument("--style", help="NAME,SEED")
     given = parser.parse_args()
     if given.style:
@@ -52,12 +54,16 @@ def main() -> None:
     columns = ["take", "parallax °", "field of view: true, found", *(f"{name}: dB, SSIM, edges kept/true, flicker" for name in METHODS)]
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}", flush=True)
     rows = []
-    for name in STYLES:
-        command = [sys.executable, __file__, "--style", f"{name},{given.seed}"]
-        row = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
-        rows.append(row)
-        print(line(row), flush=True)
+    with ThreadPoolExecutor(given.jobs) as pool:
+        for row in pool.map(in_its_own_process, STYLES, [given.seed] * len(STYLES)):
+            rows.append(row)
+            print(line(row), flush=True)
     print_medians(rows)
+
+
+def in_its_own_process(name: str, seed: int) -> dict:
+    command = [sys.executable, __file__, "--style", f"{name},{seed}"]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
 
 
 def line(row: dict) -> str:

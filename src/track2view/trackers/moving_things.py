@@ -31,7 +31,7 @@ MAX_GROUND = 200
 FOOT_PERCENTILE = 99.7
 FOOT_MARGIN = 0.02
 LOWEST_PERCENTILE = 95
-FOOT_BELOW = 0.01
+FOOT_BELOW, BESIDE_FOOT = 0.01, 0.06
 PAIRINGS = 8
 MIN_APART = 0.01
 BESIDE, BESIDE_SHARE = 0.03, 0.8
@@ -322,14 +322,17 @@ def carry(
 
 
 def _under(points: Float32[np.ndarray, "n 2"], foot: float, ground: Ground) -> float:
-    """Disparity of the still ground at the lowest point of a group; NaN where nothing still is near."""
+    """Disparity of the still ground at the lowest point of a group, told by what is below or, where too little is, beside it; NaN
+    where nothing still is near."""
     lowest = points[points[:, 1] >= np.percentile(points[:, 1], 75)]
     middle, reach = float(np.median(lowest[:, 0])), max(0.06, 0.6 * float(np.ptp(points[:, 0])))
     still = ground.points
-    below = (still[:, 1] > foot - 0.01) & (still[:, 1] < foot + 0.10) & (np.abs(still[:, 0] - middle) < reach)
-    row, disparity = still[below, 1], ground.disparity[below]
-    if len(row) < MIN_GROUND:
+    near = (still[:, 1] < foot + 0.10) & (np.abs(still[:, 0] - middle) < reach)
+    bands = (near & (still[:, 1] > foot - above) for above in (FOOT_BELOW, BESIDE_FOOT))
+    below = next((each for each in bands if each.sum() >= MIN_GROUND), None)
+    if below is None:
         return np.nan
+    row, disparity = still[below, 1], ground.disparity[below]
     thinned = slice(None, None, -(-len(row) // MAX_GROUND))
     _, value = siegelslopes(disparity[thinned], row[thinned] - foot - FOOT_BELOW)
     return float(np.clip(value, *np.percentile(disparity, [5, 95])))

@@ -26,6 +26,8 @@ NEAREST, FARTHEST = 1.25, 0.5
 ISLAND_SHARE = 2e-3
 CONFIDENT, LEAST_CONFIDENCE = 0.1, 0.01
 """Deviation of depth, in terms of it, at which a track's confidence is one half (design section 3), and the least that is believed."""
+CALIBRATED = 0.7
+"""Deviations in terms of what triangulation says (median of 19 takes of ``scenes/``, docs/benchmarks.md)."""
 SMOOTHING = 60.0
 COLOUR_SIGMA = 12.0
 EDGE_WINDOW = 7
@@ -181,14 +183,13 @@ class _Anchors:
         distance, near = KDTree(self.points[frame, mine]).query(points)
         return self.disparity[frame, mine][near], self.variance[frame, mine][near], distance < self.reach
 
-    def still_disparity(self, frame: int, points: Float32[np.ndarray, "n 2"]) -> tuple[Float64[np.ndarray, "n"], Float64[np.ndarray, "n"]]:
-        """What the nearest still tracks say of points, and its variance in terms of it."""
+    def still_disparity(self, frame: int, points: Float32[np.ndarray, "n 2"]) -> Float64[np.ndarray, "n"]:
+        """What the nearest still tracks say of points."""
         mine = np.flatnonzero(self.usable[frame] & ~self.moving)
         if not len(mine):
-            return np.full(len(points), self.typical), np.ones(len(points))
+            return np.full(len(points), self.typical)
         _, near = KDTree(self.points[frame, mine]).query(points, k=min(3, len(mine)))
-        told = [np.median(each[frame, mine][near.reshape(len(points), -1)], axis=1) for each in (self.disparity, self.variance)]
-        return told[0].astype(np.float64), told[1].astype(np.float64)
+        return np.median(self.disparity[frame, mine][near.reshape(len(points), -1)], axis=1).astype(np.float64)
 
     def add(self, frame: int, into: Float32[np.ndarray, "4 2 h w"]) -> None:
         """Enter the tracks of one frame beside its dense ones, as :func:`_gather` does."""
@@ -212,7 +213,7 @@ def _triangulated(flow: NeighbourFlow, camera: CameraPath, key: int, anchors: _A
     part = camera[frames.start : frames.stop].resized(flow.size)
     canonical, focal = canonical_pixels(points, part.intrinsics.numpy())
     anchor = np.full(len(start), key - frames.start)
-    told, doubt = anchors.still_disparity(key, start)
+    told = anchors.still_disparity(key, start)
     state = BundleState(
         rotation=part.camera_from_world[:, :3, :3].numpy(),
         centre=part.world_from_camera[:, :3, 3].numpy(),
@@ -225,8 +226,7 @@ def _triangulated(flow: NeighbourFlow, camera: CameraPath, key: int, anchors: _A
     loose = looseness(flow.grey[key], start)
     halves = Halves.of(state, seen, told, 1.0, rim_of(part.intrinsics[:, 0, 0].numpy(), flow.size))
     variance = loose * halves.variance(start)
-    relief = max(halves.relief(told, variance), 1e-12)
-    prior = variance / relief
+    prior = variance / max(halves.relief(told, variance), 1e-12)
     inverse_depth, information = triangulate(state, seen, told, 1.0, prior=prior)
     state = replace(state, inverse_depth=inverse_depth)
     error, in_front = residuals(state, seen)
@@ -246,7 +246,7 @@ def _triangulated(flow: NeighbourFlow, camera: CameraPath, key: int, anchors: _A
         still=observed & (worst < STILL_PIXELS),
         moving=moving,
         weight=np.where(moving, 1 / loose, information / (information + prior)).astype(np.float32) + np.float32(1e-3),
-        variance=(1 / (information / variance + 1 / (relief + doubt * told**2)) / inverse_depth**2).astype(np.float32),
+        variance=(variance / (information + prior) / inverse_depth**2).astype(np.float32),
         firm=(1 / loose).astype(np.float32),
     )
 
@@ -290,7 +290,7 @@ def _deviation(
         for each in (guide, *(np.where(moving, each[1], each[0]) for each in (doubt, weight)))
     ]
     variance = _normalised(mine[0], mine[1], mine[2], SMOOTHING)
-    return np.sqrt(cv2.resize(variance, (width, height), interpolation=cv2.INTER_LINEAR))
+    return CALIBRATED * np.sqrt(cv2.resize(variance, (width, height), interpolation=cv2.INTER_LINEAR))
 
 
 def _without_islands(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
