@@ -264,6 +264,71 @@ def test_a_mover_stands_on_the_ground_also_when_its_foot_leaves_the_image() -> N
     assert np.abs(placed.disparity * depth[:, None] - 1).max() < 0.06
 
 
+def test_limbs_that_stay_beside_each_other_are_one_thing_and_what_passes_is_not() -> None:
+    time = np.linspace(0, 1, 40)[:, None, None]
+    random = np.random.default_rng(0)
+    body = np.array([0.0, 0.0]) + random.uniform(-0.05, 0.05, (60, 2)) + time * [0.1, 0.0]
+    swing = 0.04 * np.sin(12 * time) * [1.0, 0.0]
+    leg = np.array([0.0, 0.09]) + random.uniform(-0.03, 0.03, (40, 2)) + time * [0.1, 0.0] + swing
+    passing = np.array([0.4, 0.0]) + random.uniform(-0.05, 0.05, (40, 2)) - time * [0.7, 0.0]
+    stray = np.array([[0.06, 0.0]]) + time * [0.1, 0.0]
+    points = np.concatenate([body, leg, passing, stray], axis=1).astype(np.float32)
+    label = np.repeat([0, 1, 2, -1], [60, 40, 40, 1])
+    mover = movers(ImageTracks(points=points, visible=np.ones(points.shape[:2], bool)), label)
+    assert (mover[:100] == mover[0]).all()
+    assert (mover[100:140] == mover[100]).all()
+    assert mover[100] != mover[0]
+    assert mover[140] == mover[0], "a stray beside a thing throughout is a part of it"
+
+
+def flat_ground(bottom: float = 0.45, height: float = 1.5) -> Ground:
+    """A floor below the camera, seen from two units away on."""
+    x, z = np.meshgrid(np.linspace(-4, 4, 60), np.linspace(2, 12, 60))
+    on_image = np.stack([x / z, height / z], axis=-1).reshape(-1, 2)
+    shown = (np.abs(on_image[:, 0]) < 0.5) & (on_image[:, 1] < bottom)
+    return Ground(points=on_image[shown].astype(np.float32), disparity=(1 / z.ravel())[shown].astype(np.float32))
+
+
+def placed_disparity(points: np.ndarray, ground: Ground) -> np.ndarray:
+    """Where one thing is put, by its points over time."""
+    moving = ImageTracks(points=points.astype(np.float32), visible=np.ones(points.shape[:2], bool))
+    label = np.zeros(points.shape[1], int)
+    return place(moving, label, label, [ground] * len(points), View(focal=1.0, bottom=0.5, pixels=480.0)).disparity
+
+
+def test_what_spreads_its_arms_does_not_come_nearer() -> None:
+    """Its picture grows, and the ground under it stays where it is."""
+    random, frames = np.random.default_rng(0), 40
+    parts = random.uniform([-0.1, 0.1], [0.1, 0.3], (80, 2))
+    grown = np.linspace(1.0, 1.8, frames)[:, None, None] * (parts - [0.0, 0.3]) + [0.0, 0.3]
+    grown += 0.01 * random.normal(size=grown.shape).cumsum(0) / frames  # nothing rigid
+    disparity = np.median(placed_disparity(grown, flat_ground()), axis=1)
+    assert disparity == pytest.approx(np.full(frames, disparity[0]), rel=0.05)
+
+
+def test_what_stands_over_no_ground_is_as_far_as_the_ground_beside_it() -> None:
+    ground = flat_ground()
+    hidden = ground.points[:, 1] > 0.30
+    above = Ground(points=ground.points[~hidden], disparity=ground.disparity[~hidden])
+    parts = np.random.default_rng(0).uniform([-0.1, 0.12], [0.1, 0.32], (80, 2))
+    disparity = placed_disparity(np.repeat(parts[None], 40, 0), above)
+    foot = parts[:, 1].max()
+    assert np.median(disparity) == pytest.approx(foot / 1.5, rel=0.15)
+
+
+def test_a_thing_is_no_deeper_than_it_is_wide() -> None:
+    """Noise in a rigid thing's shape, told by a turn of few degrees, must not pull it apart."""
+    random, frames = np.random.default_rng(1), 40
+    on_thing = random.uniform(-0.25, 0.25, (200, 3)) * [1.0, 1.0, 8.0]
+    turned = Rotation.from_rotvec(np.linspace(0, 25, frames)[:, None] * [0.0, 1.0, 0.0], degrees=True).as_matrix()
+    in_camera = np.einsum("tij,nj->tni", turned, on_thing) + np.array([0.0, 0.9, 6.0])
+    points = in_camera[..., :2] / in_camera[..., 2:]
+    disparity = placed_disparity(points, flat_ground())
+    for frame in (0, 20, 39):
+        width = np.ptp(np.percentile(points[frame], [5, 95], axis=0), axis=0).min()
+        assert np.ptp(1 / disparity[frame]) * np.median(disparity[frame]) < 1.05 * width
+
+
 def test_a_rigid_thing_shows_its_shape_and_motion_up_to_its_size() -> None:
     random, frames, focal = np.random.default_rng(1), 40, 500.0
     on_thing = random.uniform(-0.5, 0.5, (200, 3))
