@@ -1,6 +1,8 @@
 from dataclasses import replace
 from fractions import Fraction
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from conftest import TrueShot
@@ -16,6 +18,7 @@ from track2view.scenes import render_view, shown_by
 from track2view.trackers import SfmTracker
 from track2view.trackers.flow import neighbour_flow
 from track2view.warp import DenseDepth, WarpRenderer, densify
+from track2view.warp.densify import ISLAND_SHARE
 from track2view.warp.splat import splat_disparity, splat_nearest, splat_reference
 
 
@@ -136,3 +139,42 @@ def test_cuda_renders_what_the_cpu_renders(lively: TrueShot) -> None:
     target = apply_move(parse_move("orbit-right"), lively.camera, float(lively.depth[0].median()))
     pictures = [WarpRenderer(lively.clip, depth, lively.camera, device).render(target, 20).colour for device in ("cpu", "cuda")]
     assert psnr(*pictures) > 40
+
+
+def a_card_before_a_bare_wall(frames: int = 16) -> tuple[Clip, torch.Tensor]:
+    """A textured square that sinks before a wall with nothing on it, between a far and a near strip that pass; and where it is."""
+    random = torch.Generator().manual_seed(0)
+
+    def pattern(height: int, width: int) -> torch.Tensor:
+        cells = torch.randint(0, 255, (3, height // 4, width // 4), generator=random)
+        return cells.repeat_interleave(4, 1).repeat_interleave(4, 2).to(torch.uint8)
+
+    far, near, card = pattern(40, 320), pattern(40, 320), pattern(32, 32)
+    pictures, where = torch.full((frames, 3, 160, 240), 120, dtype=torch.uint8), torch.zeros(frames, 160, 240, dtype=torch.bool)
+    for frame in range(frames):
+        pictures[frame, :, :40], pictures[frame, :, 120:] = far[..., frame : 240 + frame], near[..., 3 * frame : 240 + 3 * frame]
+        top = 42 + 3 * frame
+        pictures[frame, :, top : top + 32, 100:132] = card
+        where[frame, top : top + 32, 100:132] = True
+    return Clip(frames=pictures, fps=Fraction(24)), where
+
+
+def test_what_moves_ends_where_its_texture_does() -> None:
+    """On a wall with nothing to follow, flow is what is beside it: that says little of what moves there."""
+    clip, where = a_card_before_a_bare_wall()
+    tracking = SfmTracker().track(clip, Queries.grid([0, 8, 15], 16, 24))
+    depth = densify(clip, neighbour_flow(clip), tracking.tracks, tracking.camera)
+    for frame in (4, 8, 12):
+        found = torch.from_numpy(depth.moving_at(frame, clip.size))
+        assert float((found & where[frame]).sum() / where[frame].sum()) > 0.9
+        assert float((found & ~where[frame]).sum() / where[frame].sum()) < 3, "it was eight times its size"
+
+
+def test_moving_and_still_parts_are_things_not_specks(lively: TrueShot) -> None:
+    tracking = SfmTracker().track(lively.clip, Queries.grid([0, 20, 39], 16, 28))
+    assert tracking.flow is not None
+    depth = densify(lively.clip, tracking.flow, tracking.tracks, tracking.camera)
+    for frame in range(0, 40, 5):
+        for mask in (depth.moving[frame], ~depth.moving[frame]):
+            _, _, stats, _ = cv2.connectedComponentsWithStats(mask.numpy().astype(np.uint8), connectivity=4)
+            assert stats[1:, cv2.CC_STAT_AREA].min(initial=9999) >= ISLAND_SHARE * mask.numel()
