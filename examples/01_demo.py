@@ -7,19 +7,18 @@ python examples/01_demo.py CLIP CAMERA            any other clip
 import argparse
 import time
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 
 import torch
 
 from track2view.geometry import invert, project
 from track2view.metrics import psnr, ssim
-from track2view.pipeline import prepare, target_camera, write_run
+from track2view.pipeline import Shot, prepare, target_camera, write_run
 from track2view.records import CameraPath
-from track2view.scenes import make_camera, make_world, render_clip, render_view, shown_by
+from track2view.scenes import STYLES, film, render_view, shown_by
 from track2view.video import clip_images, read_clip, write_video
 
-SEED = 8
+SEED = 3
 COMPARED = 10
 
 
@@ -37,10 +36,9 @@ def main() -> None:
         return
 
     frames, size = given.frames, (given.height, 2 * round(given.height * 8 / 9))
-    world = make_world(SEED, frames=frames, dynamic=True)
-    true_source = make_camera("handheld", SEED, frames=frames, size=size)
-    print(f"1. rendering the source clip: {world.caption}")
-    exact, depth, _ = render_clip(world, true_source, Fraction(30))
+    print("1. filming someone who walks by, hand-held")
+    take = film(STYLES["walking"], SEED, frames=frames, size=size)
+    world, true_source, exact = take.world, take.camera, take.clip
     write_video(out / "source.mp4", clip_images(exact), exact.fps)
 
     started = time.perf_counter()
@@ -53,7 +51,9 @@ def main() -> None:
     print(f"   {output}, {time.perf_counter() - started:.0f} s")
 
     print("4. comparing with the exact view from the same path")
-    true_target = carried_to_truth(shot.tracking.camera, target, true_source, scale_to_truth(shot, true_source, depth))
+    true_target = carried_to_truth(
+        shot.tracking.camera, target, true_source, scale_to_truth(shot, render_view(world, true_source, 0).depth)
+    )
     refilmed, copied, similarity, copied_similarity = [], [], [], []
     result = read_clip(output)
     for frame in range(frames - 1, 0, -max(1, frames // COMPARED)):
@@ -69,14 +69,14 @@ def main() -> None:
     print(f"   look at {out}/orbit-right/compare.mp4 and overview.png")
 
 
-def scale_to_truth(shot, true_source: CameraPath, depth: torch.Tensor) -> float:
+def scale_to_truth(shot: Shot, depth: torch.Tensor) -> float:
     """Metres per scene unit: median ratio of true to tracked depth at frame 0."""
     tracks, camera = shot.tracking.tracks, shot.tracking.camera
     pixels, own = project(tracks.xyz_world[0].double(), camera.camera_from_world[0], camera.intrinsics[0])
     chosen = tracks.visible[0] & ~tracks.moving
     column, row = pixels[chosen].long().T
-    height, width = true_source.size
-    return float((depth[0, row.clamp(0, height - 1), column.clamp(0, width - 1)] / own[chosen]).median())
+    height, width = depth.shape
+    return float((depth[row.clamp(0, height - 1), column.clamp(0, width - 1)] / own[chosen]).median())
 
 
 def carried_to_truth(source: CameraPath, target: CameraPath, true_source: CameraPath, scale: float) -> CameraPath:
