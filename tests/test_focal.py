@@ -105,6 +105,7 @@ def test_a_zoom_is_not_taken_for_an_approach() -> None:
     assert float(travel.max()) < 0.05
 
 
+@pytest.mark.slow
 def test_an_approach_is_not_taken_for_a_zoom() -> None:
     world, camera = make_world(3, frames=40, dynamic=False), make_camera("dolly", 3, frames=40, size=(180, 320))
     tracking = SfmTracker().track(render_clip(world, camera)[0], Queries.grid([0], 8, 14))
@@ -113,6 +114,7 @@ def test_an_approach_is_not_taken_for_a_zoom() -> None:
     assert path_errors(tracking.camera, camera).ate_percent < 1.0
 
 
+@pytest.mark.slow
 def test_a_flat_picture_that_grows_may_be_either_and_a_warning_says_so() -> None:
     noise = np.random.default_rng(0).uniform(0, 255, (480, 640, 3)).astype(np.float32)
     picture = cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 2.5), None, 0, 255, cv2.NORM_MINMAX)  # pyrefly: ignore

@@ -104,17 +104,30 @@ def test_the_mask_says_what_nobody_saw(arc: TrueShot) -> None:
     assert float(rendered.colour[:, ~rendered.seen].float().mean()) > 5
 
 
-def test_tracked_depth_beats_copying(arc: TrueShot) -> None:
+@pytest.fixture(scope="module")
+def arc_depth(arc: TrueShot) -> DenseDepth:
     tracking = SfmTracker().track(arc.clip, Queries.grid([0, 20, 39], 16, 28), arc.camera)
     assert tracking.flow is not None
-    depth = densify(arc.clip, tracking.flow, tracking.tracks, arc.camera)
-    error = (1 / torch.from_numpy(depth.at(20, arc.clip.size)) / arc.depth[20] - 1).abs()
+    return densify(arc.clip, tracking.flow, tracking.tracks, arc.camera)
+
+
+def test_tracked_depth_beats_copying(arc: TrueShot, arc_depth: DenseDepth) -> None:
+    error = (1 / torch.from_numpy(arc_depth.at(20, arc.clip.size)) / arc.depth[20] - 1).abs()
     assert float(error.median()) < 0.03
     target = apply_move(parse_move("orbit-right"), arc.camera, float(arc.depth[0].median()))
     truth = render_view(arc.world, target, 39)
     seen = shown_by(arc.world, arc.camera, 39, target, truth.depth)
-    rendered = WarpRenderer(arc.clip, depth, arc.camera).render(target, 39)
+    rendered = WarpRenderer(arc.clip, arc_depth, arc.camera).render(target, 39)
     assert psnr(rendered.colour, truth.colour, seen) > psnr(arc.clip.frames[39], truth.colour, seen) + 4
+
+
+def test_depth_is_as_far_off_as_it_says(arc: TrueShot, arc_depth: DenseDepth) -> None:
+    """Within a factor of two, by the median (at outlines it may be another surface's); and surer where it is nearer to the truth."""
+    said = np.stack([arc_depth.deviation_at(frame, arc.clip.size) for frame in (10, 20, 30)])
+    true = np.abs([np.log(arc_depth.at(frame, arc.clip.size) * arc.depth[frame].numpy()) for frame in (10, 20, 30)])
+    assert 0.5 < np.median(said) / np.median(true) < 2.0
+    blocks = [each[:, :192, :336].reshape(3, 12, 16, 14, 24).mean((2, 4)).ravel() for each in (said, true)]
+    assert np.corrcoef(np.argsort(np.argsort(blocks[0])), np.argsort(np.argsort(blocks[1])))[0, 1] > 0.2
 
 
 def test_a_clip_without_motion_gets_flat_depth() -> None:
@@ -171,10 +184,11 @@ def test_what_moves_ends_where_its_texture_does() -> None:
 
 
 def test_moving_and_still_parts_are_things_not_specks(lively: TrueShot) -> None:
-    tracking = SfmTracker().track(lively.clip, Queries.grid([0, 20, 39], 16, 28))
+    clip = replace(lively.clip, frames=lively.clip.frames[::3])
+    tracking = SfmTracker().track(clip, Queries.grid([0, 13], 16, 28))
     assert tracking.flow is not None
-    depth = densify(lively.clip, tracking.flow, tracking.tracks, tracking.camera)
-    for frame in range(0, 40, 5):
+    depth = densify(clip, tracking.flow, tracking.tracks, tracking.camera)
+    for frame in range(0, 14, 2):
         for mask in (depth.moving[frame], ~depth.moving[frame]):
             _, _, stats, _ = cv2.connectedComponentsWithStats(mask.numpy().astype(np.uint8), connectivity=4)
             assert stats[1:, cv2.CC_STAT_AREA].min(initial=9999) >= ISLAND_SHARE * mask.numel()

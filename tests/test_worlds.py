@@ -136,6 +136,7 @@ def test_more_worlds_are_added_and_what_is_there_is_kept(worlds: Path, tmp_path:
     assert WorldClips(tmp_path).fingerprint() != WorldClips(worlds).fingerprint()
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on(tmp_path: Path) -> None:
     given = ["scenes", "clips", str(tmp_path / "out"), "--split", "validation", "--count", "16", "--frames", "2", "--size", "16", "24"]
     given += ["--grid", "2", "2"]

@@ -38,7 +38,7 @@ QUERY_BATCHES = 12
 COMPARE_HEIGHT = 480
 SUBJECT_SHARE = 0.01
 NEVER_SEEN_COLOUR, ASTRAY_COLOUR = (255, 64, 160), (255, 160, 0)
-ASTRAY_BAR = 0.02
+ASTRAY_BAR = 0.05
 """Share of the picture's height by which things may lie beside their place before one is told."""
 VERSIONED = ("track2view", "torch", "numpy", "opencv-contrib-python-headless", "av", "scipy")
 
