@@ -232,7 +232,7 @@ def test_every_tensor_has_one_place(tmp_path: Path) -> None:
     assert {type(each).__name__ for each in model.modules()} >= set(model._no_split_modules)
 
 
-@pytest.mark.parametrize("attention", ["joint", "cached-source"])
+@pytest.mark.parametrize("attention", ["joint", pytest.param("cached-source", marks=pytest.mark.slow)])
 def test_blocks_compile_whole_also_where_attention_is_looked_at_twice(attention: str) -> None:
     torch.multiprocessing.spawn(compile_blocks, (attention,))
 

@@ -230,6 +230,7 @@ def test_an_adapter_that_was_trained_before_is_trained_on() -> None:
         training.continued_adapter(load_transformer(base), deeper, adapter)
 
 
+@pytest.mark.slow
 def test_a_run_begins_with_the_adapter_it_is_given(learnt: Path, tmp_path: Path) -> None:
     model = learnt / "out/model"
     before, data = str(model / "adapter"), learnt / "data/worlds"

@@ -372,7 +372,7 @@ def ranks(out: Path, *arguments: str) -> None:
     assert all(each.returncode == 0 for each in started), "\n".join(said)
 
 
-@pytest.mark.parametrize("sharding", ["none", "zero1", "fsdp2"])
+@pytest.mark.parametrize("sharding", ["none", pytest.param("zero1", marks=pytest.mark.slow), "fsdp2"])
 def test_two_processes_equal_one_with_twice_the_accumulation_and_go_on_as_one(sharding: str, undisturbed: Path, tmp_path: Path) -> None:
     ranks(tmp_path, "--sharding", sharding)
     assert_equal(newest(tmp_path), newest(undisturbed), tolerance=1e-6)
@@ -385,7 +385,7 @@ def test_two_processes_equal_one_with_twice_the_accumulation_and_go_on_as_one(sh
     assert_equal(newest(tmp_path), newest(undisturbed), tolerance=1e-6)
 
 
-@pytest.mark.parametrize("sharding", ["zero1", "fsdp2"])
+@pytest.mark.parametrize("sharding", [pytest.param("zero1", marks=pytest.mark.slow), "fsdp2"])
 def test_sharded_runs_go_on_from_what_one_process_saved(sharding: str, undisturbed: Path, tmp_path: Path) -> None:
     run(tmp_path, replace(PLAN, kept=9))
     for each in checkpoints(tmp_path / "checkpoints")[2:]:

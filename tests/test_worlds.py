@@ -126,6 +126,7 @@ def test_what_people_film_is_trained_on_and_scored_alike(tmp_path: Path, base: P
     assert task.score(0, task.pixels(0)[1])["psnr"] > 60
 
 
+@pytest.mark.slow
 def test_more_worlds_are_added_and_what_is_there_is_kept(worlds: Path, tmp_path: Path) -> None:
     write_worlds(tmp_path, "validation", range(8, 9), frames=FRAMES, size=SIZE, grid=GRID)
     first = shards(tmp_path)
