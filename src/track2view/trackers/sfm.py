@@ -28,7 +28,7 @@ SUPPORT_INTERVAL = 10
 SUPPORT_BATCHES = 40
 TRIANGULATION_SCALE = 1.0
 MOVING_CONFIDENCE = 0.3
-FIRM = 0.1
+FIRM = 0.02
 """How much texture, in terms of a corner's, a moving track needs to tell where the thing is that it belongs to."""
 FLAT_IMAGE = 2.0
 
