@@ -34,7 +34,7 @@ LOWEST_PERCENTILE = 95
 FOOT_BELOW, BESIDE_FOOT = 0.01, 0.06
 PAIRINGS = 8
 MIN_APART = 0.01
-BESIDE, BESIDE_SHARE = 0.03, 0.95
+BESIDE, BESIDE_SHARE, STRAY_SHARE = 0.03, 0.95, 0.8
 UPRIGHT = 2.0
 NEARER_PERCENTILE = 90
 NEARER_FRAMES = 61
@@ -145,7 +145,7 @@ def movers(tracks: ImageTracks, label: Int64[np.ndarray, "N"]) -> Int64[np.ndarr
             apart, near = KDTree(tracks.points[frame, others]).query(tracks.points[frame, strays[mine]])
             np.add.at(votes, (mine[apart < BESIDE], out[others[near[apart < BESIDE]]]), 1)
     seen = tracks.visible[frames][:, strays].sum(0)
-    joins = votes.max(1, initial=0) >= BESIDE_SHARE * np.maximum(seen, 1)
+    joins = votes.max(1, initial=0) >= STRAY_SHARE * np.maximum(seen, 1)
     out[strays[joins]] = votes[joins].argmax(1)
     return out
 
