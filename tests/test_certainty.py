@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from track2view.trackers.bundle import BundleState, Observations, residuals
-from track2view.trackers.certainty import Halves, looseness
+from track2view.trackers.certainty import Halves, looseness, rim_of
 
 FRAMES, FOCAL = 24, 500.0
 
@@ -100,3 +100,19 @@ def test_relief_is_what_is_told_beyond_the_guess() -> None:
     true = np.var(state.inverse_depth)
     assert halves.relief(np.ones(len(state.inverse_depth)), variance) == pytest.approx(true, rel=0.2)
     assert halves.relief(state.inverse_depth, variance) < 0.02 * true
+
+
+def test_a_zoom_makes_all_less_sure() -> None:
+    state, seen = a_view(np.random.default_rng(0), travel=0.2, relief=0.2, sway=0.0)
+    points, start = seen.anchor_pixels.astype(np.float32), np.ones(len(state.inverse_depth))
+    steady, zooming = (
+        Halves.of(state, seen, start, 1.0, rim).variance(points) for rim in (0.0, rim_of(np.array([500.0, 800.0]), (360, 640)))
+    )
+    assert (zooming > 1.5 * steady).all()
+    assert rim_of(np.array([500.0, 800.0]), (360, 640)) == pytest.approx(192)
+
+
+def test_relief_that_moves_tracks_by_less_than_all_of_them_err_is_flat() -> None:
+    state, seen = a_view(np.random.default_rng(0), travel=4e-4, relief=0.3, sway=0.0, noise=0.002)
+    _, _, guess = told(state, seen)
+    assert np.std(guess) < 0.02 * np.std(state.inverse_depth)
