@@ -112,6 +112,7 @@ def test_moves_turn_about_what_moves_if_it_is_large_enough(short_shot: Shot) -> 
     assert pivot(near) == pytest.approx(0.25)
     assert pivot(still) == pytest.approx(mean)
     assert pivot(small) == pytest.approx(mean)
+    assert pivot(~near) == pytest.approx(mean), "what is farther than most is not turned about"
 
 
 def test_an_orbit_keeps_its_pivot_in_place(short_shot: Shot) -> None:

@@ -65,13 +65,14 @@ class Shot:
 
     @property
     def pivot(self) -> float:
-        """How far what camera moves turn about is, in the source camera's unit: what moves on its own at frame 0, if that is enough
-        to be what the clip is about, else the picture's mean inverse depth, inverted.
+        """How far what camera moves turn about is, in the source camera's unit: the picture's mean inverse depth at frame 0, inverted;
+        or what moves on its own there, if that is nearer and enough to be what the clip is about.
 
         So that a move does not pass by what is near before a far background, as one of so many median depths would.
         """
         disparity, moving = self.depth.disparity[0], self.depth.moving[0]
-        return 1 / float(disparity[moving].median() if moving.float().mean() > SUBJECT_SHARE else disparity.mean())
+        subject = float(disparity[moving].median()) if moving.float().mean() > SUBJECT_SHARE else 0.0
+        return 1 / max(subject, float(disparity.mean()))
 
     def without_overlay(self) -> "Shot":
         """The same where what is burnt in is not laid back: the scene around it fills its place."""
