@@ -229,7 +229,7 @@ def write_run(
         tracking.camera.save(folder / "source_camera.json")
         target.save(folder / "target_camera.json")
         draw_overview(folder / "overview.png", clip, tracking.tracks, tracking.camera, target, shown, coverage, astray)
-        warnings = [*tracking.report.warnings, *_astray_warning(astray, float(clip.fps))]
+        unsure = _astray_warning(astray, float(clip.fps))
         document = {
             "track2view": version("track2view"),
             "python": platform.python_version(),
@@ -243,10 +243,10 @@ def write_run(
             "seconds": {**shot.seconds, "rendering": rendered - started, "pictures": time.perf_counter() - rendered},
             "tracks_reused": not shot.seconds,
             "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024),
-            "warnings": warnings,
+            "warnings": [*tracking.report.warnings, *unsure],
         }
         (folder / "run.json").write_text(json.dumps(document, indent=2))
-    for warning in _astray_warning(astray, float(clip.fps)):
+    for warning in unsure:
         notice(warning)
     return out / "output.mp4"
 

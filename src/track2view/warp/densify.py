@@ -27,7 +27,7 @@ ISLAND_SHARE = 2e-3
 CONFIDENT, LEAST_CONFIDENCE = 0.1, 0.01
 """Deviation of depth, in terms of it, at which a track's confidence is one half (design section 3), and the least that is believed."""
 CALIBRATED = 0.7
-"""Deviations in terms of what triangulation says (median of 19 takes of ``scenes/``, docs/benchmarks.md)."""
+"""Deviations in terms of what triangulation says (median of ten takes of ``scenes/``, docs/benchmarks.md)."""
 SMOOTHING = 60.0
 COLOUR_SIGMA = 12.0
 EDGE_WINDOW = 7
