@@ -1,7 +1,7 @@
 """Re-filming clips like those people make, against the exact view, beside two baselines; prints Markdown (docs/benchmarks.md records it).
 
     python benchmarks/lifelike.py                    all styles of scenes/takes.py
-    python benchmarks/lifelike.py --seed 12          the same styles in other worlds
+    python benchmarks/lifelike.py --held-out 100     twelve styles, each in another world: seeds 100 to 111
     python benchmarks/lifelike.py --style dog,0      one take, as JSON
 
 The baselines are the copy of the source, and the flat card: the source's frame as a picture on a plane that faces its camera at the
@@ -36,13 +36,13 @@ from track2view.warp import WarpRenderer
 
 FRAMES, SIZE = 49, (360, 640)
 MOVES = ("orbit-left:15", "orbit-right:15", "dolly-in:0.4", "recam-9")
-LANDING_INTERVAL = 6
+LANDING_INTERVAL, HELD_OUT = 6, 12
 METHODS = ("re-filmed", "flat card", "copy")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--held-out", type=int, metavar="FIRST", help="twelve styles in worlds from this seed on")
     parser.add_argument("--jobs", type=int, default=1, help="takes at once")
     parser.add_argument("--style", help="NAME,SEED")
     given = parser.parse_args()
@@ -50,15 +50,22 @@ def main() -> None:
         name, seed = given.style.split(",")
         print(json.dumps(measure(name, int(seed))))
         return
-    print(f"{FRAMES} frames of {SIZE[0]}×{SIZE[1]}, seed {given.seed}; {', '.join(MOVES)}\n")
+    takes = held_out(given.held_out) if given.held_out is not None else [(name, 0) for name in STYLES]
+    print(f"{FRAMES} frames of {SIZE[0]}×{SIZE[1]}, seeds from {takes[0][1]} on; {', '.join(MOVES)}\n")
     columns = ["take", "parallax °", "field of view: true, found", *(f"{name}: dB, SSIM, edges kept/true, flicker" for name in METHODS)]
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}", flush=True)
     rows = []
     with ThreadPoolExecutor(given.jobs) as pool:
-        for row in pool.map(in_its_own_process, STYLES, [given.seed] * len(STYLES)):
+        for row in pool.map(lambda take: in_its_own_process(*take), takes):
             rows.append(row)
             print(line(row), flush=True)
     print_medians(rows)
+
+
+def held_out(first: int) -> list[tuple[str, int]]:
+    """Twelve styles drawn by the first of their seeds."""
+    drawn = sorted(np.random.default_rng(first).permutation(len(STYLES))[:HELD_OUT])
+    return [(list(STYLES)[style], first + index) for index, style in enumerate(drawn)]
 
 
 def in_its_own_process(name: str, seed: int) -> dict:

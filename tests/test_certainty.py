@@ -106,7 +106,7 @@ def test_a_zoom_makes_all_less_sure() -> None:
     state, seen = a_view(np.random.default_rng(0), travel=0.2, relief=0.2, sway=0.0)
     points, start = seen.anchor_pixels.astype(np.float32), np.ones(len(state.inverse_depth))
     steady, zooming = (
-        Halves.of(state, seen, start, 1.0, rim).variance(points) for rim in (0.0, rim_of(np.array([500.0, 800.0]), (360, 640)))
+        Halves.of(state, seen, start, 1.0, rim=rim).variance(points) for rim in (0.0, rim_of(np.array([500.0, 800.0]), (360, 640)))
     )
     assert (zooming > 1.5 * steady).all()
     assert rim_of(np.array([500.0, 800.0]), (360, 640)) == pytest.approx(192)

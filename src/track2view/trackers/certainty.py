@@ -19,9 +19,16 @@ NEIGHBOURS, INDEPENDENT = 24, 16
 FLOOR_PIXELS, SHARED_PIXELS = 0.3, 2.0
 """Least deviation of a track in working pixels; by how many times the two halves' own difference understates their error, for they share
 the cameras (measured on takes of ``scenes/``, seeds 0 to 3)."""
-SYSTEMATIC_PIXELS, ZOOM_SHARE = 0.08, 1e-3
-"""What both halves may agree on and is still wrong, at a track's widest swing, for flow and cameras err slowly and together; and how
-much more a lens adds that zooms, in terms of how far the picture's rim moves."""
+SYSTEMATIC_PIXELS, ZOOM_SHARE, HELD_SHARE = 0.08, 1e-3, 0.2
+"""What both halves may agree on and is still wrong, at a track's widest swing, for flow and cameras err slowly and together; how much
+more a lens adds that zooms, in terms of how far the picture's rim moves; and the least share of the picture that has to hold the camera:
+where less of it has any texture, a turn and a step look alike, and both err by more."""
+FIRM = 0.02
+"""Share of a corner's hold on a track from which on one has any: below, flow is its neighbours'."""
+BENT = 11.0
+"""How much more than ``SYSTEMATIC_PIXELS`` what lies at twice the usual inverse depth errs with the cameras (19 takes of ``scenes/``)."""
+WORLDS_RELIEF = 0.4
+"""How far from flat scenes are: deviation of log inverse depth in the worlds of ``scenes/`` and in the clips that people film."""
 MEDIAN_OF_SQUARE = 0.455
 """Median of the square of a normal deviate."""
 OUTLYING = 2
@@ -43,12 +50,15 @@ class Halves:
     systematic: Float64[np.ndarray, "N"]
 
     @staticmethod
-    def of(state: BundleState, seen: Observations, start: Float64[np.ndarray, "N"], scale: float, rim: float = 0.0) -> "Halves":
+    def of(
+        state: BundleState, seen: Observations, start: Float64[np.ndarray, "N"], scale: float, *, rim: float = 0.0, held: float = 1.0
+    ) -> "Halves":
         """Triangulate thrice.
 
         Args:
             start: what tracks without parallax keep.
             rim: by how many pixels the lens's zoom moves the picture's rim.
+            held: share of the picture that has texture.
         """
         count = np.bincount(seen.track, minlength=len(start))
         order = np.lexsort((seen.frame, seen.track))
@@ -59,7 +69,7 @@ class Halves:
         return Halves(
             inverse_depth=np.stack([each[0] for each in told]),
             information=np.stack([each[1] for each in told]),
-            systematic=(SYSTEMATIC_PIXELS + ZOOM_SHARE * rim) ** 2 / 3 * count,
+            systematic=((SYSTEMATIC_PIXELS + ZOOM_SHARE * rim) * max(1.0, HELD_SHARE / max(held, 1e-3)) ** 3) ** 2 / 3 * count,
         )
 
     def variance(self, points: Float32[np.ndarray, "N 2"]) -> Float64[np.ndarray, "N"]:
@@ -92,6 +102,15 @@ class Halves:
         error = systematic + np.maximum(variance / information - systematic, 0) / INDEPENDENT
         return middle + (around[2] - middle) * told / (told + error), relief + told * error / (told + error)
 
+    def shared_error(self, variance: Float64[np.ndarray, "N"], told: Float64[np.ndarray, "N"]) -> Float64[np.ndarray, "N"]:
+        """Variance of inverse depth that ``told``, a mean over tracks around each, still has.
+
+        Theirs in part, and all that errs for both halves: with the cameras, the scene's relief as a whole is drawn out or flattened.
+        """
+        bent = 1 + (BENT * (told / np.median(told) - 1)) ** 2
+        error = self.systematic * bent + np.maximum(variance - self.systematic, 0) / INDEPENDENT
+        return error / np.maximum(self.information[2], 1e-12)
+
     def relief(self, told: Float64[np.ndarray, "N"], variance: Float64[np.ndarray, "N"]) -> float:
         """Variance of what the views tell beyond what is ``told``: as much of it as both halves say."""
         beyond = np.stack([np.clip(each, *np.percentile(each, [OUTLYING, 100 - OUTLYING])) for each in self.inverse_depth - told])
@@ -115,3 +134,8 @@ def looseness(grey: UInt8[np.ndarray, "H W"], points: Float32[np.ndarray, "N 2"]
     strength = cv2.cornerMinEigenVal(cv2.GaussianBlur(grey, (0, 0), 1.0), TEXTURE_WINDOW)
     column, row = np.clip(points.astype(int), 0, np.array(grey.shape[::-1]) - 1).T
     return 1 + HELD_TEXTURE / np.maximum(strength[row, column].astype(np.float64), 1e-6)
+
+
+def held_share(loose: Float64[np.ndarray, "N"]) -> float:
+    """Share of the picture that has texture, by the looseness of points all over it."""
+    return float((1 / loose > FIRM).mean())

@@ -14,7 +14,7 @@ from track2view.records import CameraPath, Clip, Queries, TrackSet, horizontal_f
 from track2view.trackers.again import seen_again
 from track2view.trackers.bundle import BundleState, Observations, canonical_pixels, residuals, triangulate, world_directions
 from track2view.trackers.camera_motion import CameraMotion, estimate
-from track2view.trackers.certainty import Halves, looseness, rim_of
+from track2view.trackers.certainty import FIRM, Halves, held_share, looseness, rim_of
 from track2view.trackers.flow import EDGE_WINDOW, NeighbourFlow, follow, neighbour_flow
 from track2view.trackers.growth import STATIC_PIXELS
 from track2view.trackers.moving_things import Ground, ImageTracks, View, carry, group, movers, place
@@ -28,8 +28,6 @@ SUPPORT_INTERVAL = 10
 SUPPORT_BATCHES = 40
 TRIANGULATION_SCALE = 1.0
 MOVING_CONFIDENCE = 0.3
-FIRM = 0.02
-"""How much texture, in terms of a corner's, a moving track needs to tell where the thing is that it belongs to."""
 FLAT_IMAGE = 2.0
 
 
@@ -202,7 +200,7 @@ def _triangulated(
     """
     count = points.shape[1]
     seen = Observations.of(points, visible, np.full(count, frame))
-    halves = Halves.of(state, seen, state.inverse_depth, TRIANGULATION_SCALE, rim)
+    halves = Halves.of(state, seen, state.inverse_depth, TRIANGULATION_SCALE, rim=rim, held=held_share(loose))
     variance = loose * halves.variance(points[frame])
     guess, spread = halves.believed(points[frame], variance)
     inverse_depth, information = triangulate(state, seen, guess, TRIANGULATION_SCALE, prior=variance / np.maximum(spread, 1e-12))

@@ -13,7 +13,7 @@ from track2view.geometry import inside, project
 from track2view.progress import progress
 from track2view.records import CameraPath, Clip, Size, TrackSet
 from track2view.trackers.bundle import BundleState, Observations, canonical_pixels, residuals, triangulate
-from track2view.trackers.certainty import Halves, looseness, rim_of
+from track2view.trackers.certainty import WORLDS_RELIEF, Halves, held_share, looseness, rim_of
 from track2view.trackers.flow import NeighbourFlow, follow
 
 KEY_INTERVAL = 8
@@ -26,6 +26,8 @@ NEAREST, FARTHEST = 1.25, 0.5
 ISLAND_SHARE = 2e-3
 CONFIDENT, LEAST_CONFIDENCE = 0.1, 0.01
 """Deviation of depth, in terms of it, at which a track's confidence is one half (design section 3), and the least that is believed."""
+MOVERS_DEVIATION = 0.85
+"""Deviation of how far what moves is, in terms of it: for where it stands is a guess."""
 CALIBRATED = 0.7
 """Deviations in terms of what triangulation says (median of ten takes of ``scenes/``, docs/benchmarks.md)."""
 SMOOTHING = 60.0
@@ -163,7 +165,8 @@ class _Anchors:
             self.usable[frame] = (tracks.visible[frame] & inside(pixels, size) & (depth > 1e-6)).numpy()
         self.moving = tracks.moving.numpy() if tracks.moving is not None else np.zeros(count, bool)
         self.weight = tracks.confidence.numpy()
-        self.variance = CONFIDENT**2 * (1 / np.maximum(self.weight, LEAST_CONFIDENCE) - 1)
+        told = CONFIDENT**2 * (1 / np.maximum(self.weight, LEAST_CONFIDENCE) - 1)
+        self.variance = np.where(self.moving, np.float32(MOVERS_DEVIATION**2), told)
         self.reach = 0.05 * max(size)
         trusted = self.disparity[self.usable & ~self.moving & (self.weight > TRUSTED)]
         self.told = len(trusted) > 0
@@ -224,10 +227,11 @@ def _triangulated(flow: NeighbourFlow, camera: CameraPath, key: int, anchors: _A
     sampled[(np.arange(len(frames)) - anchor[0]) % 3 != 0] = False
     seen = Observations.of(canonical, sampled, anchor)
     loose = looseness(flow.grey[key], start)
-    halves = Halves.of(state, seen, told, 1.0, rim_of(part.intrinsics[:, 0, 0].numpy(), flow.size))
+    halves = Halves.of(state, seen, told, 1.0, rim=rim_of(part.intrinsics[:, 0, 0].numpy(), flow.size), held=held_share(loose))
     variance = loose * halves.variance(start)
     prior = variance / max(halves.relief(told, variance), 1e-12)
     inverse_depth, information = triangulate(state, seen, told, 1.0, prior=prior)
+    unsure = (variance / (information + prior) + halves.shared_error(variance, told)) / inverse_depth**2
     state = replace(state, inverse_depth=inverse_depth)
     error, in_front = residuals(state, seen)
     size = np.where(in_front, np.linalg.norm(error, axis=-1), 99.0)
@@ -246,7 +250,7 @@ def _triangulated(flow: NeighbourFlow, camera: CameraPath, key: int, anchors: _A
         still=observed & (worst < STILL_PIXELS),
         moving=moving,
         weight=np.where(moving, 1 / loose, information / (information + prior)).astype(np.float32) + np.float32(1e-3),
-        variance=(variance / (information + prior) / inverse_depth**2).astype(np.float32),
+        variance=(WORLDS_RELIEF**2 * unsure / (WORLDS_RELIEF**2 + unsure)).astype(np.float32),
         firm=(1 / loose).astype(np.float32),
     )
 
