@@ -9,18 +9,18 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Int64, UInt8
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, grid_sample, interpolate, max_pool2d
+from torch.nn.functional import avg_pool2d, grid_sample, max_pool2d
 
 from track2view.errors import UserError
 from track2view.geometry import invert, pixel_centres
 from track2view.records import CameraPath, Clip
 from track2view.warp.densify import DenseDepth, far_and_near
-from track2view.warp.splat import splat_disparity, splat_nearest
+from track2view.warp.fill import LEAST_HOLE, MOVING_MARGIN, Imagined, complete, paint, textured
+from track2view.warp.splat import look, splat_disparity, splat_nearest
 
 MAX_SUPERSAMPLING = 3
 AGREEMENT = 0.08
 BACKGROUND_FRAMES = 12
-MOVING_MARGIN = 9
 MIN_COVERAGE = 0.05
 SPECKLE = 1.08
 
@@ -68,22 +68,55 @@ class WarpRenderer:
         self._view = lru_cache(maxsize=BACKGROUND_FRAMES + 1)(self._load)
         self.background = self._gather_background()
 
-    def render(self, target: CameraPath, frame: int) -> RenderedFrame:
-        """The target view at one time."""
+    def render(self, target: CameraPath, frame: int, imagined: Imagined | None = None) -> RenderedFrame:
+        """The target view at one time.
+
+        Args:
+            imagined: what :meth:`imagine` made up for this path; without it, what was never seen is smooth.
+        """
+        size = target.size
+        picture, surface, seen, seen_now = self._gathered(target, frame)
+        made_up = None if imagined is None else imagined.seen_by(target, frame)
+        painted = complete(picture[:3], seen, surface, made_up)
+        return RenderedFrame(
+            colour=(painted * 255).round().clamp(0, 255).to(torch.uint8).cpu(),
+            seen=seen.cpu(),
+            seen_now=seen_now.cpu(),
+            astray=picture[3].reshape(size).cpu(),
+        )
+
+    def imagine(self, target: CameraPath) -> Imagined:
+        """What no frame shows and a path does: in its last view, where most of it is, then in its middle one and its first."""
+        imagined = Imagined.nothing(target.size, self.device)
+        small = target.resized(imagined.size)
+        for frame in dict.fromkeys((len(target) - 1, len(target) // 2, 0)):
+            picture, surface, seen, _ = self._gathered(small, frame)
+            made_up, shown = imagined.seen_by(small, frame)
+            known = seen | shown
+            if float((~known).float().mean()) < LEAST_HOLE:
+                continue
+            moves = cv2.dilate(picture[4].cpu().numpy(), np.ones((MOVING_MARGIN, MOVING_MARGIN), np.uint8)) > 0.5
+            still = known & ~torch.from_numpy(moves).to(self.device)
+            colour, found = textured(paint(torch.where(seen, picture[:3], made_up), still, surface), still)
+            new = (found & ~known).flatten()
+            disparity = paint(surface[None], still & seen, surface).flatten()[new].clamp(min=1e-6)
+            pose, intrinsics = small.world_from_camera[frame].float().to(self.device), small.intrinsics[frame].float().to(self.device)
+            xyz = _lift(pixel_centres(*imagined.size).reshape(-1, 2).to(self.device)[new], disparity, pose, intrinsics)
+            imagined = imagined.beside(xyz, colour.flatten(1).T[new])
+        return imagined
+
+    def _gathered(
+        self, target: CameraPath, frame: int
+    ) -> tuple[Float32[Tensor, "5 H W"], Float32[Tensor, "H W"], Bool[Tensor, "H W"], Bool[Tensor, "H W"]]:
+        """Of a target view, what the clip shows: colour, how far astray and whether it moves; its disparity; what is seen, and seen now."""
         size = target.size
         surface = self._land(target, frame).reshape(-1)
-        picture = torch.zeros(4, len(surface), device=self.device)
+        picture = torch.zeros(5, len(surface), device=self.device)
         seen = torch.zeros(len(surface), dtype=torch.bool, device=self.device)
         self._look_back(target, frame, frame, torch.arange(len(surface), device=self.device), surface, picture, seen)
         seen_now = seen.clone()
         self._fill_from_other_times(target, frame, surface, picture, seen)
-        painted = _paint(picture[:3].reshape(3, *size), seen.reshape(size), surface.reshape(size))
-        return RenderedFrame(
-            colour=(painted * 255).round().clamp(0, 255).to(torch.uint8).cpu(),
-            seen=seen.reshape(size).cpu(),
-            seen_now=seen_now.reshape(size).cpu(),
-            astray=picture[3].reshape(size).cpu(),
-        )
+        return picture.reshape(5, *size), surface.reshape(size), seen.reshape(size), seen_now.reshape(size)
 
     def _land(self, target: CameraPath, frame: int) -> Float32[Tensor, "H W"]:
         """Disparity in the target of what the source shows at this time; 0 where it shows nothing."""
@@ -117,7 +150,7 @@ class WarpRenderer:
         source_frame: int,
         where: Int64[Tensor, "n"],
         surface: Float32[Tensor, "n"],
-        picture: Float32[Tensor, "4 P"],
+        picture: Float32[Tensor, "5 P"],
         seen: Bool[Tensor, "P"],
     ) -> None:
         """Fill in, in place, the colour of those target pixels ``where`` whose ``surface`` a source frame indeed shows, and how far they
@@ -153,18 +186,18 @@ class WarpRenderer:
         row, column, agrees = _agreeing_neighbour(disparity, row[beside], column[beside], expected[beside])
         nearest, beside = image[:3, row[agrees], column[agrees]], beside[agrees]
         picture[:3, where[beside]] = 0.5 * (nearest + sampled[:3, beside])
-        picture[3, where[beside]] = sampled[3, beside]
+        picture[3:, where[beside]] = sampled[3:, beside]
         seen[where[beside]] = True
 
     def _fill_from_other_times(
-        self, target: CameraPath, frame: int, surface: Float32[Tensor, "P"], picture: Float32[Tensor, "4 P"], seen: Bool[Tensor, "P"]
+        self, target: CameraPath, frame: int, surface: Float32[Tensor, "P"], picture: Float32[Tensor, "5 P"], seen: Bool[Tensor, "P"]
     ) -> None:
         """Paint holes, in place, with the still scene as other frames saw it."""
         if bool(seen.all()) or not len(self.background.xyz):
             return
         height, width = target.size
         half = (-(-height // 2), -(-width // 2))
-        pixels, landed = _look(self.background.xyz, target.world_from_camera[frame], target.intrinsics[frame], self.device)
+        pixels, landed = look(self.background.xyz, target.world_from_camera[frame], target.intrinsics[frame])
         winner = splat_nearest(pixels / 2, landed, half)
         filled = winner >= 0
         behind = torch.where(filled, landed[winner.clamp(min=0)], torch.zeros(half, device=self.device))
@@ -199,7 +232,7 @@ class WarpRenderer:
             far, near = far_and_near(found, 3)
             drawn_out = near > far * (1 + AGREEMENT)
             disparity = torch.from_numpy(found).to(self.device).reshape(-1)
-            pixels, landed = _look(xyz, self.camera.world_from_camera[key], self.camera.intrinsics[key], self.device)
+            pixels, landed = look(xyz, self.camera.world_from_camera[key], self.camera.intrinsics[key])
             known, coverage = splat_disparity(pixels / 2, landed, half)
             known = _close_cracks(known, coverage).reshape(-1)
             new = torch.from_numpy((moving == 0) & ~drawn_out).to(self.device).reshape(-1)
@@ -208,28 +241,25 @@ class WarpRenderer:
                 self.camera.world_from_camera[key].float().to(self.device),
                 self.camera.intrinsics[key].float().to(self.device),
             )
-            rays = torch.cat([centres, torch.ones_like(centres[:, :1])], dim=1)[new] @ torch.linalg.inv(intrinsics).T
-            points = (rays / disparity[new][:, None]) @ pose[:3, :3].T + pose[:3, 3]
+            points = _lift(centres[new], disparity[new], pose, intrinsics)
             xyz, frames = torch.cat([xyz, points]), torch.cat([frames, torch.full((len(points),), key, device=self.device)])
         return _Background(xyz=xyz, frame=frames)
 
-    def _load(self, frame: int) -> tuple[Float32[Tensor, "4 h w"], Float32[Tensor, "h w"]]:
-        """A source frame in [0, 1] with its disparity's deviation, and its disparity; ``_view`` keeps the few frames that a target
-        frame draws on."""
+    def _load(self, frame: int) -> tuple[Float32[Tensor, "5 h w"], Float32[Tensor, "h w"]]:
+        """A source frame in [0, 1] with its disparity's deviation and what moves, and its disparity; ``_view`` keeps the few frames that
+        a target frame draws on."""
         disparity = torch.from_numpy(self.depth.at(frame, self.clip.size)).to(self.device)
         deviation = torch.from_numpy(self.depth.deviation_at(frame, self.clip.size)).to(self.device)
-        return torch.cat([self.clip.frames[frame].to(self.device).float() / 255, deviation[None]]), disparity
+        moving = torch.from_numpy(self.depth.moving_at(frame, self.clip.size)).to(self.device)
+        return torch.cat([self.clip.frames[frame].to(self.device).float() / 255, deviation[None], moving[None].float()]), disparity
 
 
-def _look(
-    xyz: Float32[Tensor, "n 3"], world_from_camera: Tensor, intrinsics: Tensor, device: torch.device
-) -> tuple[Float32[Tensor, "n 2"], Float32[Tensor, "n"]]:
-    """Pixels and disparity (0 where behind the camera) of world points."""
-    pose = invert(world_from_camera).float().to(device)
-    in_camera = xyz @ pose[:3, :3].T + pose[:3, 3]
-    front = in_camera[:, 2] > 1e-3
-    landed = torch.where(front, 1 / in_camera[:, 2].clamp(min=1e-3), torch.zeros_like(in_camera[:, 2]))
-    return (in_camera @ intrinsics.float().to(device).T)[:, :2] * landed[:, None], landed
+def _lift(
+    pixels: Float32[Tensor, "n 2"], disparity: Float32[Tensor, "n"], pose: Float32[Tensor, "4 4"], intrinsics: Float32[Tensor, "3 3"]
+) -> Float32[Tensor, "n 3"]:
+    """World points of a camera's pixels."""
+    rays = torch.cat([pixels, torch.ones_like(pixels[:, :1])], dim=1) @ torch.linalg.inv(intrinsics).T
+    return (rays / disparity[:, None]) @ pose[:3, :3].T + pose[:3, 3]
 
 
 def _relate(
@@ -283,25 +313,3 @@ def _close_cracks(surface: Float32[Tensor, "H W"], coverage: Float32[Tensor, "H 
         surface = torch.where(fill, mean, surface)
         known = known | fill
     return surface
-
-
-def _halved(image: Float32[Tensor, "c H W"]) -> Float32[Tensor, "c h w"]:
-    return avg_pool2d(image[None], 2, ceil_mode=True, count_include_pad=False)[0]
-
-
-def _paint(colour: Float32[Tensor, "3 H W"], seen: Bool[Tensor, "H W"], surface: Float32[Tensor, "H W"]) -> Float32[Tensor, "3 H W"]:
-    """Fill what was never seen by a pyramid of averages that prefers what is far: holes open behind things, not before."""
-    if bool(seen.all()):
-        return colour
-    typical = surface[seen].median().clamp(min=1e-6) if bool(seen.any()) else torch.ones((), device=colour.device)
-    weight = seen.float() / (0.05 + (surface / typical) ** 2)
-    levels = [(colour * weight, weight[None])]
-    while min(levels[-1][1].shape[-2:]) > 2:
-        total, amount = levels[-1]
-        levels.append((_halved(total), _halved(amount)))
-    filled = levels[-1][0] / levels[-1][1].clamp(min=1e-6)
-    for total, amount in reversed(levels[:-1]):
-        coarse = interpolate(filled[None], size=total.shape[-2:], mode="bilinear", align_corners=False)[0]
-        trust = (amount / (amount + 0.02)).clamp(0, 1)
-        filled = trust * total / amount.clamp(min=1e-6) + (1 - trust) * coarse
-    return torch.where(seen, colour, filled)

@@ -1,12 +1,24 @@
 """Forward splatting with a z-buffer: where surfaces seen by one camera land in another. Torch, any device."""
 
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 
+from track2view.geometry import invert
 from track2view.records import Size
 
 SAME_SURFACE = 0.02
+
+
+def look(
+    xyz: Float32[Tensor, "n 3"], world_from_camera: Float64[Tensor, "4 4"], intrinsics: Float64[Tensor, "3 3"]
+) -> tuple[Float32[Tensor, "n 2"], Float32[Tensor, "n"]]:
+    """Pixels and disparity (0 where behind the camera) of world points."""
+    pose = invert(world_from_camera).float().to(xyz.device)
+    in_camera = xyz @ pose[:3, :3].T + pose[:3, 3]
+    front = in_camera[:, 2] > 1e-3
+    landed = torch.where(front, 1 / in_camera[:, 2].clamp(min=1e-3), torch.zeros_like(in_camera[:, 2]))
+    return (in_camera @ intrinsics.float().to(xyz.device).T)[:, :2] * landed[:, None], landed
 
 
 def splat_disparity(
