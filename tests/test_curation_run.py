@@ -79,6 +79,7 @@ def kill_and_finish(data: Path, out: Path, per_scene: int, *, kills: int) -> Non
     assert done[kills // 2 - 1] < len(find_samples(out / "samples"))
 
 
+@pytest.mark.slow
 def test_two_runs_share_a_folder(data: Path, undisturbed: Path, tmp_path: Path) -> None:
     command = [*PROGRAM, str(data), str(tmp_path), "--per-scene", str(PER_SCENE)]
     runs = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
