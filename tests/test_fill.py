@@ -9,6 +9,7 @@ from conftest import TrueShot
 from torch import Tensor
 
 from track2view.cameras import apply_move, parse_move
+from track2view.geometry import inside, project
 from track2view.records import CameraPath
 from track2view.warp import DenseDepth, WarpRenderer
 from track2view.warp.fill import paint, textured
@@ -71,8 +72,15 @@ def test_too_little_to_copy_from_is_left_smooth() -> None:
     filled, found = textured(smooth, still)
     assert torch.equal(filled, smooth)
     assert not bool(found.any())
-    tiny = textured(smooth[:, :8, :8], torch.ones(8, 8, dtype=torch.bool))
+    tiny = textured(smooth[:, :8, :8], still[:8, 16:24])
     assert not bool(tiny[1].any())
+
+
+def test_a_picture_without_holes_is_left_as_it_is() -> None:
+    picture, _ = a_pattern()
+    filled, found = textured(picture, torch.ones(SIZE, dtype=torch.bool))
+    assert torch.equal(filled, picture)
+    assert not bool(found.any())
 
 
 def test_a_smooth_guess_reaches_all_of_a_wide_picture() -> None:
@@ -104,9 +112,11 @@ def test_what_is_imagined_rests_in_the_scene(lively: TrueShot) -> None:
     again = renderer.imagine(target)
     assert torch.equal(again.xyz, imagined.xyz)
     assert torch.equal(again.colour, imagined.colour)
-    moved, _ = imagined.seen_by(last, 30)
-    assert not torch.equal(moved, first)
     assert bool(shown.any())
+    small = last.resized(imagined.size)
+    pixels, _ = project(imagined.xyz.double(), small.camera_from_world[30], small.intrinsics[30])
+    column, row = pixels[inside(pixels, imagined.size)].long().T
+    assert float(imagined.seen_by(last, 30)[1][row, column].float().mean()) > 0.99
 
 
 def test_nothing_is_imagined_where_all_is_seen(lively: TrueShot) -> None:

@@ -75,7 +75,7 @@ def textured(smooth: Float32[Tensor, "3 H W"], still: Bool[Tensor, "H W"]) -> tu
     Texture is copied in patches that fit, found by OpenCV's shift maps (He and Sun, Statistics of Patch Offsets for Image Completion,
     ECCV 2012), which now and then leave some out; colour stays what it was at large, for patches that fit at their rim may not fit in.
     """
-    if float(still.float().mean()) < LEAST_KNOWN or min(still.shape) < LEAST_SIDE:
+    if bool(still.all()) or float(still.float().mean()) < LEAST_KNOWN or min(still.shape) < LEAST_SIDE:
         return smooth, torch.zeros_like(still)
     before = smooth.permute(1, 2, 0).cpu().numpy()
     lab = cv2.cvtColor((before * 255).round().astype(np.uint8), cv2.COLOR_RGB2LAB)
