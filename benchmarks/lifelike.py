@@ -84,10 +84,10 @@ def line(row: dict) -> str:
 
 def print_medians(rows: list[dict]) -> None:
     gains = [row["re-filmed"]["psnr"] - row["flat card"]["psnr"] for row in rows]
-    moving = [gain for gain, row in zip(gains, rows, strict=True) if row["parallax"] >= 0.5]
+    moving = [gain for gain, row in zip(gains, rows, strict=True) if STYLES[row["name"]].parallax >= 0.5]
     worst = rows[int(np.argmin(gains))]["name"]
     print(
-        f"\nre-filmed minus flat card: median {np.median(gains):+.2f} dB ({np.median(moving):+.2f} with 0.5° of parallax and more),",
+        f"\nre-filmed minus flat card: median {np.median(gains):+.2f} dB ({np.median(moving):+.2f} over 0.5° of travel and more),",
         end=" ",
     )
     print(f"worst {min(gains):+.2f} dB ({worst})")

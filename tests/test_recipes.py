@@ -17,9 +17,22 @@ from track2view import training
 from track2view.cli.commands import parse
 from track2view.errors import UserError
 from track2view.model.checkpoint import MINI, load_adapter, load_transformer
+from track2view.model.conditioners.camera import CameraConditioner
 from track2view.model.make import new_model
 from track2view.model.parallel import trainable_parameters
-from track2view.recipes import RECIPES, WAN_1_3B, ablations, micro, mini, one_gpu, paper, recipe_named
+from track2view.recipes import (
+    RECIPES,
+    WAN_1_3B,
+    AdapterRecipe,
+    CameraShape,
+    ablations,
+    baselines,
+    micro,
+    mini,
+    one_gpu,
+    paper,
+    recipe_named,
+)
 from track2view.train.adapter import AdapterTask
 from track2view.train.estimate import groups_of
 
@@ -71,7 +84,7 @@ def test_every_recipe_and_ablation_is_found_by_its_name() -> None:
     for name in RECIPES:
         assert recipe_named(name).name == name
     for of in (mini(), one_gpu(), paper()):
-        for name, recipe in ablations(of).items():
+        for name, recipe in (ablations(of) | baselines(of)).items():
             assert recipe_named(name) == recipe
             assert recipe.name == name
     with pytest.raises(UserError, match=r"recipe: expected micro.*layers-2.*'maxi'"):
@@ -82,6 +95,22 @@ def test_an_ablation_changes_one_choice() -> None:
     for recipe in ablations(paper()).values():
         ours, theirs = training.as_json(recipe), training.as_json(paper())
         assert len({name.split(".")[0] for name in ours if ours[name] != theirs[name]} - {"name"}) <= 1
+
+
+@pytest.mark.parametrize("of", [mini(), one_gpu(), paper()], ids=lambda each: each.name)
+def test_a_baseline_trains_as_many_weights(of: AdapterRecipe) -> None:
+    base = MINI / "base" if of.name == "mini" else None
+    ours = training.estimate(of, base, processes=1)
+    for recipe in baselines(of).values():
+        theirs = training.estimate(recipe, base, processes=1)
+        assert theirs.trained == pytest.approx(ours.trained, rel=0.1)
+        assert theirs.frozen == ours.frozen
+        assert recipe.plan == of.plan
+
+
+def test_ablations_of_tracks_need_tracks() -> None:
+    with pytest.raises(ValueError, match="mini-camera reads no tracks"):
+        ablations(baselines(mini())["mini-camera"])
 
 
 def test_a_recipe_as_json_has_every_choice_and_no_habit_of_reporting() -> None:
@@ -175,6 +204,19 @@ def test_a_processor_that_emulates_bfloat16_is_told_of(tmp_path: Path, monkeypat
 
     assert told(True)
     assert not told(False)
+
+
+def test_a_baseline_is_trained_by_the_same_command_on_the_same_data(learnt: Path, tmp_path: Path) -> None:
+    data, base = learnt / "data/worlds", learnt / "data/base"
+    recipe = replace(micro(), name="micro-camera", conditioner=CameraShape(), plan=replace(micro().plan, steps=3, warmup=1, decay=1))
+    training.run(recipe, data, tmp_path / "out", base=base, held_out=data)
+    adapter = tmp_path / "out/model/adapter"
+    model, record = load_adapter(adapter, load_transformer(tmp_path / "out/model/base"))
+    assert isinstance(model.conditioner, CameraConditioner)
+    assert all(float(encoder.weight.detach().abs().max()) > 0 for encoder in model.conditioner.encoders)
+    assert record.recipe == "micro-camera"
+    with pytest.raises(UserError, match=r"has conditioner 'CameraConditioner', recipe micro 'TrackConditioner'"):
+        training.run(micro(), data, tmp_path / "again", base=base, adapter=adapter)
 
 
 def test_data_that_are_not_encoded_name_the_command(learnt: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from test_conditioner import random_condition
 from test_dual_view import PROMPT, SHAPE, draw, tiny_model
 from torch.nn.parallel import DistributedDataParallel
 
+from track2view.model.conditioners.camera import CameraCondition
 from track2view.model.conditioners.tracks import TrackCondition, ViewCondition
 from track2view.train.data import Batch, Example
 from track2view.train.draws import (
@@ -41,6 +42,7 @@ def example(seed: int, frames: int = 5, count: int = 40) -> Example:
         target=draw(seed + 1, 4, frames, 4, 6).half(),
         text=draw(seed + 2, 3, 4),
         condition=random_condition(seed, frames=frames, count=count),
+        camera=CameraCondition(poses=draw(seed + 3, 1, frames, 12)),
     )
 
 

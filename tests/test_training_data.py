@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from track2view.curate.encode import encode_samples
 from track2view.encoding import EncodingRecord, caption_key
 from track2view.errors import Notice, UserError
+from track2view.geometry import invert
 from track2view.model.checkpoint import load_transformer, load_vae
 from track2view.model.conditioners.tracks import TrackCondition, TrackContext
 from track2view.model.latents import WAN_STRIDES, LatentGrid, encode
@@ -177,6 +178,8 @@ def test_an_example_is_the_cropped_sample(folder: Path, encoded: Path, base: Pat
         assert torch.allclose(one.uv[one.valid], other.uv[one.valid], atol=1e-5)
         assert torch.allclose(one.disparity, other.disparity, atol=1e-5)
         assert float(one.uv[one.valid][:, 0].max()) <= 72 / 80  # the columns that pad 72 to 80 show nothing
+    step = invert(sample.source_camera.world_from_camera[0]) @ sample.target_camera.world_from_camera[:: WAN_STRIDES.frames]
+    assert torch.allclose(example.camera.poses, step[None, :, :3].flatten(2).float(), atol=1e-6)
     assert example.name == "train/square"
     assert bool((example.condition.source.valid.sum() < sample.pairs.source.valid[::4].sum()).item())
 
@@ -197,6 +200,7 @@ def test_a_batch_is_its_examples_in_float32_with_tracks_filled_up(folder: Path, 
             assert torch.equal(one.uv[row, :, :count], other.uv[0])
             assert torch.equal(one.disparity[row, :, :count], other.disparity[0])
             assert torch.equal(one.valid[row, :, :count], other.valid[0])
+    assert torch.equal(batch.camera.poses[1], examples[1].camera.poses[0])
     assert batch.condition.confidence.shape[2] == 72
     for view in (batch.condition.source, batch.condition.target):
         assert not bool(view.valid[0, :, 50:].any())

@@ -15,6 +15,7 @@ import torch
 from track2view import training
 from track2view.cli.commands import parse
 from track2view.errors import UserError
+from track2view.geometry import invert
 from track2view.model.checkpoint import load_vae
 from track2view.model.conditioners.tracks import TrackCondition
 from track2view.model.latents import encode
@@ -88,6 +89,8 @@ def test_a_pair_is_what_the_world_says(worlds: Path, encoded: Path, base: Path) 
         for name in ("uv", "disparity", "valid"):
             found, true = (getattr(getattr(each, view), name) for each in (example.condition, expected))
             assert torch.allclose(found.float(), true.float(), atol=1e-6), (view, name)
+    step = invert(rig[4].world_from_camera[0]) @ rig[8].world_from_camera[[0, 4, 8]]
+    assert torch.allclose(example.camera.poses, step[None, :, :3].flatten(2).float(), atol=1e-6)
     vae = load_vae(base)
     for found, clip in zip((example.source, example.target), pairs.pixels(index), strict=True):
         assert torch.allclose(found.float(), encode(vae, pairs.grid.padded(clip))[0], atol=2e-3, rtol=1e-3)

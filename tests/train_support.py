@@ -15,6 +15,7 @@ from test_dual_view import WIDTH, draw, tiny_transformer
 from torch import Tensor
 
 from track2view.model.checkpoint import AdapterRecord, QueryPlan, add_lora
+from track2view.model.conditioners.camera import CameraCondition
 from track2view.model.conditioners.tracks import TrackConditioner
 from track2view.model.dual_view import DualViewModel, DualViewModes
 from track2view.train.adapter import AdapterTask
@@ -57,6 +58,7 @@ class MadeUp:
             target=target * float("nan") if index == self.spoilt else target,
             text=draw(index, 5, 16),
             condition=random_condition(index, frames=frames, count=20 + index),
+            camera=CameraCondition(poses=draw(index, 1, frames, 12)),
         )
 
     def shape_of(self, index: int) -> tuple[int, ...]:

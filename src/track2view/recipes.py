@@ -13,6 +13,7 @@ from track2view.train.plan import TrainingPlan
 
 WAN_1_3B: dict[str, Any] = {"num_attention_heads": 12, "attention_head_dim": 128, "ffn_dim": 8960, "num_layers": 30, "text_dim": 4096}
 """What tells Wan2.1-T2V-1.3B from its class's defaults."""
+BASELINE_RANKS = 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,6 +29,11 @@ class ConditionerShape:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CameraShape:
+    """For :class:`track2view.model.conditioners.camera.CameraConditioner`: its shape is the base's."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class AdapterRecipe:
     """An adapter on a base.
 
@@ -37,7 +43,7 @@ class AdapterRecipe:
         modes: how views meet.
         queries: where tracks start, at inference as in the data.
         tracks: which of these there are.
-        conditioner: its shape.
+        conditioner: which, and its shape.
         lora_rank, lora_alpha: 0 for none.
         all_weights: the base is trained too.
         shift: of noise levels, in training and sampling.
@@ -51,7 +57,7 @@ class AdapterRecipe:
     modes: DualViewModes = field(default_factory=DualViewModes)
     queries: QueryPlan = field(default_factory=QueryPlan)
     tracks: TrackChoice = "all"
-    conditioner: ConditionerShape = field(default_factory=ConditionerShape)
+    conditioner: ConditionerShape | CameraShape = field(default_factory=ConditionerShape)
     lora_rank: int = 64
     lora_alpha: int = 64
     all_weights: bool = False
@@ -250,8 +256,14 @@ def one_gpu() -> AdapterRecipe:
 
 
 def ablations(of: AdapterRecipe) -> dict[str, AdapterRecipe]:
-    """Recipes that differ from one in a single choice (paper, ablations; ours beside them), by name."""
+    """Recipes that differ from one in a single choice (paper, ablations; ours beside them), by name.
+
+    Raises:
+        ValueError: one that reads no tracks.
+    """
     shape, modes = of.conditioner, of.modes
+    if not isinstance(shape, ConditionerShape):
+        raise ValueError(f"recipe {of.name} reads no tracks, whose ablations these are")
     changes: dict[str, dict[str, Any]] = {
         "queries-first": {"tracks": "first"},
         "queries-half": {"tracks": "half"},
@@ -269,6 +281,15 @@ def ablations(of: AdapterRecipe) -> dict[str, AdapterRecipe]:
     return {f"{of.name}-{name}": replace(of, name=f"{of.name}-{name}", **change) for name, change in changes.items()}
 
 
+def baselines(of: AdapterRecipe) -> dict[str, AdapterRecipe]:
+    """The same run with another way to tell the model the target camera, by name.
+
+    A wider LoRA makes up for what the track conditioner has to learn: as many weights are trained, within a tenth.
+    """
+    rank = of.lora_rank + BASELINE_RANKS
+    return {f"{of.name}-camera": replace(of, name=f"{of.name}-camera", conditioner=CameraShape(), lora_rank=rank, lora_alpha=rank)}
+
+
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "micro": micro,
     "mini-vae": mini_vae,
@@ -280,17 +301,17 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 
 
 def recipe_named(name: str) -> Recipe:
-    """A recipe, or an ablation of "mini", "one-gpu" or "paper", as ``paper-layers-2``.
+    """A recipe, or an ablation or baseline of "mini", "one-gpu" or "paper", as ``paper-layers-2`` or ``mini-camera``.
 
     Raises:
         UserError: no such, with the names of those that are.
     """
     if name in RECIPES:
         return RECIPES[name]()
-    found = {key: each for of in (mini(), one_gpu(), paper()) for key, each in ablations(of).items()}
+    found = {key: each for of in (mini(), one_gpu(), paper()) for key, each in (ablations(of) | baselines(of)).items()}
     if name not in found:
         raise UserError(
             f"recipe: expected {', '.join(RECIPES)}, or mini-, one-gpu- or paper- followed by "
-            f"{', '.join(key.removeprefix('paper-') for key in ablations(paper()))}; got {name!r:.60}"
+            f"{', '.join(key.removeprefix('paper-') for key in ablations(paper()) | baselines(paper()))}; got {name!r:.60}"
         )
     return found[name]

@@ -18,17 +18,19 @@ from track2view.encoded import encoded_folder
 from track2view.errors import UserError, check_positive
 from track2view.evaluate import Pair, score_clip, true_pair
 from track2view.model.checkpoint import MINI, AdapterRecord, add_lora, check_base, load_adapter, load_transformer, load_vae
+from track2view.model.conditioners import Conditioner
+from track2view.model.conditioners.camera import CameraConditioner
 from track2view.model.conditioners.tracks import TrackConditioner
 from track2view.model.cost import Shape
 from track2view.model.dual_view import DualViewModel
 from track2view.model.folders import outlined
 from track2view.model.latents import WAN_STRIDES, LatentGrid
 from track2view.model.make import SIZES, new_model, new_vae
-from track2view.recipes import WAN_1_3B, AdapterRecipe, BaseRecipe, Recipe, VaeRecipe, micro
+from track2view.recipes import WAN_1_3B, AdapterRecipe, BaseRecipe, CameraShape, ConditionerShape, Recipe, VaeRecipe, micro
 from track2view.train.adapter import AdapterTask
 from track2view.train.base import BaseTask
 from track2view.train.data import Examples, Some, TrainingSamples
-from track2view.train.denoising import ClipFeed, PairFeed
+from track2view.train.denoising import ClipFeed, PairFeed, Reads
 from track2view.train.estimate import Estimate, adapter_estimate
 from track2view.train.loop import train
 from track2view.train.plan import Sharding
@@ -179,13 +181,18 @@ def build(
 def new_adapter(transformer: WanTransformer3DModel, recipe: AdapterRecipe) -> DualViewModel:
     """A base with the fresh adapter of a recipe; what is trained asks for gradients, in float32."""
     transformer.requires_grad_(recipe.all_weights)
-    shape = recipe.conditioner
-    conditioner = TrackConditioner(
-        token_width=transformer.config["num_attention_heads"] * transformer.config["attention_head_dim"], **asdict(shape)
-    )
+    conditioner = new_conditioner(transformer, recipe.conditioner)
     if recipe.lora_rank:
         add_lora(transformer, recipe.lora_rank, recipe.lora_alpha)
     return DualViewModel(transformer, conditioner, recipe.modes)
+
+
+def new_conditioner(transformer: WanTransformer3DModel, shape: ConditionerShape | CameraShape) -> Conditioner:
+    """A fresh one, which changes nothing yet."""
+    width = transformer.config["num_attention_heads"] * transformer.config["attention_head_dim"]
+    if isinstance(shape, CameraShape):
+        return CameraConditioner(token_width=width, blocks=len(transformer.blocks))
+    return TrackConditioner(token_width=width, **asdict(shape))
 
 
 def continued_adapter(transformer: WanTransformer3DModel, recipe: AdapterRecipe, folder: Path) -> tuple[DualViewModel, AdapterRecord]:
@@ -196,18 +203,19 @@ def continued_adapter(transformer: WanTransformer3DModel, recipe: AdapterRecipe,
     """
     transformer.requires_grad_(recipe.all_weights)
     model, record = load_adapter(folder, transformer, recipe.modes)
-    there = {
-        "lora_rank": record.lora_rank,
-        "lora_alpha": record.lora_alpha,
-        **{name: model.conditioner.config[name] for name in asdict(recipe.conditioner)},
-    }
-    asked = {"lora_rank": recipe.lora_rank, "lora_alpha": recipe.lora_alpha, **asdict(recipe.conditioner)}
-    for name, value in asked.items():
+    there = {"conditioner": record.conditioner, "lora_rank": record.lora_rank, "lora_alpha": record.lora_alpha, **model.conditioner.config}
+    own = {"conditioner": conditioner_name(recipe), "lora_rank": recipe.lora_rank, "lora_alpha": recipe.lora_alpha}
+    for name, value in (own | asdict(recipe.conditioner)).items():
         if there[name] != value:
             raise UserError(
                 f"{folder}: has {name} {there[name]!r}, recipe {recipe.name} {value!r}; give one of this shape, or begin afresh"
             )
     return model.train(), record
+
+
+def conditioner_name(recipe: AdapterRecipe) -> str:
+    """As adapters have it in their records."""
+    return (CameraConditioner if isinstance(recipe.conditioner, CameraShape) else TrackConditioner).__name__
 
 
 def estimate(recipe: AdapterRecipe, base: Path | None, *, processes: int, sharding: Sharding = "none") -> Estimate:
@@ -263,6 +271,7 @@ def _adapter_task(
     record = AdapterRecord(
         base=base.name,
         width=model.conditioner.config["token_width"],
+        conditioner=conditioner_name(recipe),
         modes=recipe.modes,
         queries=recipe.queries,
         lora_rank=recipe.lora_rank,
@@ -275,7 +284,8 @@ def _adapter_task(
         recipe=recipe.name,
         data={"fingerprint": pairs.fingerprint(), "examples": len(pairs), **begun},
     )
-    feed = PairFeed(pairs, seed=recipe.plan.seed, shift=recipe.shift, tracks=recipe.tracks)
+    reads: Reads = "camera" if isinstance(recipe.conditioner, CameraShape) else "tracks"
+    feed = PairFeed(pairs, seed=recipe.plan.seed, shift=recipe.shift, tracks=recipe.tracks, reads=reads)
     return AdapterTask(
         model,
         feed,

@@ -18,7 +18,7 @@ from track2view.model.latents import as_bytes, decode
 from track2view.model.parallel import whole_state
 from track2view.model.sampling import Guidance, denoise, euler, noise_like, shifted_sigmas
 from track2view.train.data import Example, Examples
-from track2view.train.denoising import NoisyBatch, PairFeed, TrackChoice, fixed_batches, fixed_losses, with_choice
+from track2view.train.denoising import NoisyBatch, PairFeed, TrackChoice, fixed_batches, fixed_losses, read, with_choice
 from track2view.train.objective import flow_matching_loss
 from track2view.train.sheet import write_sheet
 from track2view.train.task import Task
@@ -75,7 +75,7 @@ class AdapterTask(Task[DualViewModel, PairFeed]):
         """Losses on held-out pairs, whole, at fixed noise."""
         if self.held_out is None or not len(self.validated):
             return {}
-        batches = fixed_batches(self.held_out, self.validated, self.tracks)
+        batches = fixed_batches(self.held_out, self.validated, self.tracks, self.feed.reads)
         return fixed_losses(lambda batch: self._velocity(self.model, batch.to(self._device)), batches)
 
     @torch.no_grad()
@@ -97,7 +97,7 @@ class AdapterTask(Task[DualViewModel, PairFeed]):
         """An example's target, sampled in full."""
         device = self._device
         source, text = example.source.float()[None].to(device), example.text[None].to(device)
-        conditioning = self.model.condition(source, with_choice(example, self.tracks).condition.to(device))
+        conditioning = self.model.condition(source, read(with_choice(example, self.tracks), self.feed.reads).to(device))
         velocity = velocity_of(self.model, source, conditioning, (text,), batched=False)
         noise = noise_like(tuple(source.shape), seed).to(device)
         return denoise(velocity, noise, shifted_sigmas(self.steps, self.shift), solver=euler, guidance=Guidance(scale=1.0)).cpu()

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 
 from track2view.encoding import EncodingRecord, caption_key, latents_key
 from track2view.errors import UserError
+from track2view.model.conditioners.camera import CameraCondition
 from track2view.model.conditioners.tracks import TrackCondition, ViewCondition
 from track2view.samples import Sample, read_manifest
 from track2view.shards import ShardReader
@@ -34,6 +35,7 @@ class Example:
         source, target: clean latents of unit variance, in the shards' precision.
         text: encoder states of the caption, zeros beyond its end.
         condition: its tracks at latent frames, in the padded picture; a batch of one.
+        camera: where its target camera goes; a batch of one.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Example:
     target: Float[Tensor, "C F Y X"]
     text: Float32[Tensor, "L E"]
     condition: TrackCondition
+    camera: CameraCondition
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,6 +140,7 @@ class Batch:
         names: of the samples.
         source, target, text: as in :class:`Example`.
         condition: of as many tracks as the richest example has; what others lack is invalid, of confidence 0.
+        camera: where target cameras go.
     """
 
     names: tuple[str, ...]
@@ -144,6 +148,7 @@ class Batch:
     target: Float32[Tensor, "B C F Y X"]
     text: Float32[Tensor, "B L E"]
     condition: TrackCondition
+    camera: CameraCondition
 
     @staticmethod
     def stack(examples: Sequence[Example]) -> "Batch":
@@ -166,6 +171,7 @@ class Batch:
             target=torch.stack([each.target.float() for each in examples]),
             text=torch.stack([each.text for each in examples]),
             condition=_joined([each.condition for each in examples]),
+            camera=CameraCondition(poses=torch.cat([each.camera.poses for each in examples])),
         )
 
     def pin_memory(self) -> "Batch":
@@ -249,8 +255,15 @@ class TrainingSamples(Dataset[Example]):
             if tuple(latents.shape[1:]) != self.shape_of(index):
                 raise UserError(f"{self.latents.folder}: {key}: expected latents of {self.shape_of(index)}, got {list(latents.shape)}")
         pairs = self.encoding.framing(record.size).pairs(sample.pairs)
-        condition = TrackCondition.of(pairs, self.encoding.grid(record.frames, record.size))
-        return Example(name=record.name, source=source, target=target, text=self.text_of(record.caption), condition=condition)
+        grid = self.encoding.grid(record.frames, record.size)
+        return Example(
+            name=record.name,
+            source=source,
+            target=target,
+            text=self.text_of(record.caption),
+            condition=TrackCondition.of(pairs, grid),
+            camera=CameraCondition.of(sample.source_camera, sample.target_camera, grid),
+        )
 
 
 def padded_text(texts: ShardReader, key: str, caption: str, length: int) -> Float32[Tensor, "L E"]:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
+from track2view.model.conditioners.camera import CameraCondition
 from track2view.model.conditioners.tracks import TrackCondition, ViewCondition
 from track2view.model.sampling import TRAIN_TIMESTEPS
 from track2view.train.data import Batch, ClipExample, ClipExamples, Example, Examples, with_tensors
@@ -22,6 +23,8 @@ TrackChoice = Literal["all", "first", "half", "quarter"]
 """Which tracks of an example there are at all (the paper's ablation of queries): those that start at the source's first frame, or a
 share drawn once for each example."""
 SHARES: dict[TrackChoice, float] = {"half": 0.5, "quarter": 0.25}
+Reads = Literal["tracks", "camera"]
+"""What of an example its conditioner reads."""
 SIGMAS = (0.1, 0.3, 0.5, 0.7, 0.9)
 """At which validation measures."""
 
@@ -36,7 +39,7 @@ class NoisyBatch:
         timestep: 0…1000.
         text: encoder states.
         source: clean latents; None where a clip stands alone.
-        condition: tracks; None where a clip stands alone.
+        condition: what the conditioner reads; None where a clip stands alone.
     """
 
     names: tuple[str, ...]
@@ -45,7 +48,7 @@ class NoisyBatch:
     timestep: Float32[Tensor, "B"]
     text: Float32[Tensor, "B L E"]
     source: Float32[Tensor, "B C F Y X"] | None = None
-    condition: TrackCondition | None = None
+    condition: TrackCondition | CameraCondition | None = None
 
     def pin_memory(self) -> "NoisyBatch":
         """The same in page-locked memory, from which copies to a GPU need not wait."""
@@ -64,10 +67,11 @@ class PairFeed(Feed):
         seed: of the draws.
         shift: of noise levels (design section 5).
         tracks: which there are.
+        reads: what the conditioner gets.
     """
 
-    def __init__(self, examples: Examples, *, seed: int, shift: float, tracks: TrackChoice = "all") -> None:
-        self.examples, self.seed, self.shift, self.tracks = examples, seed, shift, tracks
+    def __init__(self, examples: Examples, *, seed: int, shift: float, tracks: TrackChoice = "all", reads: Reads = "tracks") -> None:
+        self.examples, self.seed, self.shift, self.tracks, self.reads = examples, seed, shift, tracks, reads
         self._shapes = [examples.shape_of(index) for index in range(len(examples))]
         self._nothing = examples.text_of("")
 
@@ -97,7 +101,7 @@ class PairFeed(Feed):
             timestep=draws.sigma * TRAIN_TIMESTEPS,
             text=batch.text,
             source=batch.source,
-            condition=batch.condition,
+            condition=read(batch, self.reads),
         )
 
 
@@ -146,6 +150,11 @@ class ClipFeed(Feed):
         )
 
 
+def read(of: Example | Batch, reads: Reads) -> TrackCondition | CameraCondition:
+    """What a conditioner gets."""
+    return of.condition if reads == "tracks" else of.camera
+
+
 def with_choice(example: Example, tracks: TrackChoice) -> Example:
     """An example with some of its tracks, the same ones whenever it is read."""
     count = example.condition.confidence.shape[2]
@@ -165,7 +174,9 @@ def with_choice(example: Example, tracks: TrackChoice) -> Example:
     return replace(example, condition=fewer)
 
 
-def fixed_batches(examples: Examples | ClipExamples, indices: Sequence[int], tracks: TrackChoice = "all") -> Iterator[NoisyBatch]:
+def fixed_batches(
+    examples: Examples | ClipExamples, indices: Sequence[int], tracks: TrackChoice = "all", reads: Reads = "tracks"
+) -> Iterator[NoisyBatch]:
     """Each of some examples at each of :data:`SIGMAS`, whole, under noise that its name alone decides."""
     sigma, many = torch.tensor(SIGMAS), len(SIGMAS)
     for index in indices:
@@ -173,7 +184,7 @@ def fixed_batches(examples: Examples | ClipExamples, indices: Sequence[int], tra
         if isinstance(example, ClipExample):
             clean, source, condition = example.latents, None, None
         else:
-            clean, source, condition = example.target, example.source, with_choice(example, tracks).condition
+            clean, source, condition = example.target, example.source, read(with_choice(example, tracks), reads)
         noise = torch.randn(clean.shape, generator=generator_for(0, 0, f"validation {example.name}"))
         latents, velocity = noised(clean.expand(many, *clean.shape), noise.expand(many, *clean.shape), sigma)
         yield NoisyBatch(

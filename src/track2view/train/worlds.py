@@ -26,6 +26,7 @@ from track2view.encoding import EncodingRecord, caption_key
 from track2view.errors import UserError, check_positive
 from track2view.files import read_record, write_record
 from track2view.model.checkpoint import check_base, load_vae
+from track2view.model.conditioners.camera import CameraCondition
 from track2view.model.conditioners.tracks import TrackCondition
 from track2view.model.latents import LatentGrid, Strides, encode, lay_channels_last
 from track2view.model.text import load_tokenizer, text_length
@@ -352,13 +353,14 @@ class WorldPairs(_Encoded):
     def __getitem__(self, index: int) -> Example:
         seed, source, target = self.place_of(index)
         tracks = self._reader.tracks(seed, source, self._frames)
-        cameras = [self._reader.camera(seed, number, self._frames) for number in (source, target)]
+        seen, asked = (self._reader.camera(seed, number, self._frames) for number in (source, target))
         return Example(
             name=f"{seed}/cam{source + 1:02d}_cam{target + 1:02d}",
             source=self._latents_of(seed, source),
             target=self._latents_of(seed, target),
             text=self.text_of(self._reader.caption(seed)),
-            condition=TrackCondition.of(pair_by_projection(tracks, *cameras), self._at_latents),
+            condition=TrackCondition.of(pair_by_projection(tracks, seen, asked), self._at_latents),
+            camera=CameraCondition.of(seen, asked, self._at_latents),
         )
 
     def place_of(self, index: int) -> tuple[str, int, int]:
