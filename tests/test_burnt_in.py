@@ -138,6 +138,7 @@ def t2v_rows(shot: object) -> torch.Tensor:
     return ViewTracks.of(shot.tracking.tracks, shot.tracking.camera).uv[..., 1]
 
 
+@pytest.mark.filterwarnings("ignore:depth is not sure enough")
 def test_the_case_of_a_caption_a_logo_and_bars_rendered(cases: object, tmp_path: object) -> None:
     import track2view as t2v
 

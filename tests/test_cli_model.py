@@ -72,6 +72,7 @@ def test_a_real_clip_goes_through(frames: int, size: int, micro: Path, shared: P
     assert (tmp_path / "run/compare.mp4").exists()
 
 
+@pytest.mark.slow
 def test_a_portrait_clip_goes_through_window_by_window(shared: Path, tmp_path: Path) -> None:
     landscape = read_clip(shared / "bear.mp4", short_side=160, frames=30)
     upright = Clip(frames=landscape.frames[:, :, :, 90:190], fps=landscape.fps)

@@ -48,6 +48,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_ends_like_one_that_was_not(data: Path, undisturbed: Path, tmp_path: Path) -> None:
     kill_and_finish(data, tmp_path, PER_SCENE, kills=2)
     assert files_of(tmp_path) == files_of(undisturbed)

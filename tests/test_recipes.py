@@ -179,6 +179,7 @@ def test_a_run_in_the_way_is_not_written_over(learnt: Path) -> None:
     parse(["train", "micro", str(learnt / "data"), str(learnt / "out"), "--resume", "--steps", "20"]).run()
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_training_page_run(learnt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(learnt / "data", tmp_path / "data")
     monkeypatch.chdir(tmp_path)
@@ -209,7 +210,7 @@ def test_a_processor_that_emulates_bfloat16_is_told_of(tmp_path: Path, monkeypat
 def test_a_baseline_is_trained_by_the_same_command_on_the_same_data(learnt: Path, tmp_path: Path) -> None:
     data, base = learnt / "data/worlds", learnt / "data/base"
     recipe = replace(micro(), name="micro-camera", conditioner=CameraShape(), plan=replace(micro().plan, steps=3, warmup=1, decay=1))
-    training.run(recipe, data, tmp_path / "out", base=base, held_out=data)
+    training.run(recipe, data, tmp_path / "out", base=base)
     adapter = tmp_path / "out/model/adapter"
     model, record = load_adapter(adapter, load_transformer(tmp_path / "out/model/base"))
     assert isinstance(model.conditioner, CameraConditioner)
