@@ -138,19 +138,20 @@ def t2v_rows(shot: object) -> torch.Tensor:
     return ViewTracks.of(shot.tracking.tracks, shot.tracking.camera).uv[..., 1]
 
 
-@pytest.mark.filterwarnings("ignore:depth is not sure enough")
 def test_the_case_of_a_caption_a_logo_and_bars_rendered(cases: object, tmp_path: object) -> None:
     import track2view as t2v
 
     clip = read_clip(cases / "burnt_in_overlay" / "clip.mp4", short_side=144, frames=14)
     with pytest.warns(UserWarning, match="never move"):
         shot = t2v.prepare(clip, use_cache=False)
-    made = read_clip(t2v.write_run(shot, t2v.target_camera(shot, "orbit-right"), tmp_path / "run"))
+    with pytest.warns(UserWarning, match="depth is not sure enough"):
+        made = read_clip(t2v.write_run(shot, t2v.target_camera(shot, "orbit-right"), tmp_path / "run"))
     last = made.image(len(made) - 1)
     assert (last[:17].max(-1) < 30).mean() == 1.0
     assert shot.burnt_in is not None
     difference = np.abs(last.astype(int) - clip.image(len(clip) - 1))
     assert difference[shot.burnt_in.mask].mean() < 4
     assert difference[~shot.burnt_in.mask].mean() > 4
-    dropped = read_clip(t2v.write_run(shot.without_overlay(), t2v.target_camera(shot, "orbit-right"), tmp_path / "dropped"))
+    with pytest.warns(UserWarning, match="depth is not sure enough"):
+        dropped = read_clip(t2v.write_run(shot.without_overlay(), t2v.target_camera(shot, "orbit-right"), tmp_path / "dropped"))
     assert (dropped.image(len(made) - 1)[:17].max(-1) < 30).mean() < 0.5

@@ -116,3 +116,24 @@ def test_relief_that_moves_tracks_by_less_than_all_of_them_err_is_flat() -> None
     state, seen = a_view(np.random.default_rng(0), travel=4e-4, relief=0.3, sway=0.0, noise=0.002)
     _, _, guess = told(state, seen)
     assert np.std(guess) < 0.02 * np.std(state.inverse_depth)
+
+
+def test_the_less_of_the_picture_holds_the_camera_the_less_is_believed() -> None:
+    state, seen = a_view(np.random.default_rng(0), travel=0.02, relief=0.3, sway=0.0)
+    points, start = seen.anchor_pixels.astype(np.float32), np.ones(len(state.inverse_depth))
+    spreads = []
+    for held in (1.0, 0.25, 0.04):
+        halves = Halves.of(state, seen, start, 1.0, held=held)
+        spreads.append(float(np.std(halves.believed(points, halves.variance(points))[0])))
+    assert spreads[0] == spreads[1]
+    assert spreads[2] < 0.5 * spreads[0]
+
+
+def test_what_is_far_from_the_middle_is_less_sure() -> None:
+    state, seen = a_view(np.random.default_rng(0), travel=0.2, relief=0.3, sway=0.0)
+    halves, variance, _ = told(state, seen)
+    middle = np.ones(len(state.inverse_depth))
+    nearer = np.where(np.arange(len(middle)) < 20, 1.5, 1.0)
+    ratio = halves.shared_error(variance, nearer) / halves.shared_error(variance, middle)
+    assert (ratio[:20] > 1.5).all()
+    assert np.allclose(ratio[20:], 1.0)

@@ -13,8 +13,7 @@ from track2view.records import CameraPath, Size
 from track2view.warp.splat import look, splat_nearest
 
 IMAGINED_SIDE, LEAST_SIDE = 120, 16
-LEAST_HOLE, LEAST_KNOWN = 0.01, 0.25
-MOVING_MARGIN = 9
+LEAST_KNOWN = 0.25
 LARGE = 0.07
 """Deviation of the blur, in terms of the picture's height, beyond which colour is left as it was."""
 

@@ -15,12 +15,14 @@ from track2view.errors import UserError
 from track2view.geometry import invert, pixel_centres
 from track2view.records import CameraPath, Clip
 from track2view.warp.densify import DenseDepth, far_and_near
-from track2view.warp.fill import LEAST_HOLE, MOVING_MARGIN, Imagined, complete, paint, textured
+from track2view.warp.fill import Imagined, complete, paint, textured
 from track2view.warp.splat import look, splat_disparity, splat_nearest
 
 MAX_SUPERSAMPLING = 3
 AGREEMENT = 0.08
 BACKGROUND_FRAMES = 12
+MOVING_MARGIN = 9
+LEAST_HOLE = 0.01
 MIN_COVERAGE = 0.05
 SPECKLE = 1.08
 
@@ -74,7 +76,6 @@ class WarpRenderer:
         Args:
             imagined: what :meth:`imagine` made up for this path; without it, what was never seen is smooth.
         """
-        size = target.size
         picture, surface, seen, seen_now = self._gathered(target, frame)
         made_up = None if imagined is None else imagined.seen_by(target, frame)
         painted = complete(picture[:3], seen, surface, made_up)
@@ -82,7 +83,7 @@ class WarpRenderer:
             colour=(painted * 255).round().clamp(0, 255).to(torch.uint8).cpu(),
             seen=seen.cpu(),
             seen_now=seen_now.cpu(),
-            astray=picture[3].reshape(size).cpu(),
+            astray=picture[3].cpu(),
         )
 
     def imagine(self, target: CameraPath) -> Imagined:
