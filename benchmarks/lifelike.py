@@ -165,7 +165,7 @@ def landings_of(take: Take, shot: Shot, move: str) -> list[tuple[float, float]]:
     own = shot.tracking.camera
     target = target_camera(shot, move)
     true_target = in_true_world(take, shot, target)
-    renderer = WarpRenderer(shot.scene, shot.depth, own)
+    renderer = WarpRenderer(shot.scene, shot.depth, own, lens_deviation=shot.tracking.report.focal_deviation)
     height, pairs = take.clip.size[0], []
     for frame in range(LANDING_INTERVAL, len(take.clip), LANDING_INTERVAL):
         view = renderer.render(target, frame)

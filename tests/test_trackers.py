@@ -18,6 +18,7 @@ from track2view.scenes import make_camera, make_world, render_clip, track_points
 from track2view.trackers import SfmTracker
 from track2view.trackers.bundle import BundleState, FocalPull, Observations, resect, residuals, solve, triangulate, world_directions
 from track2view.trackers.flow import EDGE_WINDOW, follow, neighbour_flow
+from track2view.trackers.growth import keyframes_of
 from track2view.trackers.moving_things import Ground, ImageTracks, View, group, movers, place
 from track2view.trackers.rigid import rigid_thing
 from track2view.video import read_clip
@@ -139,6 +140,15 @@ def test_flow_tracks_do_not_drift_while_the_picture_grows_and_turns(turn: float)
     inside = ((last > 8) & (last < size - 8)).all(1)
     assert visible[-1, inside].mean() > 0.9
     assert np.median(error) < 0.3
+
+
+@pytest.mark.parametrize(("frames", "interval"), [(2, 1), (60, 1), (61, 2), (81, 2), (240, 2), (241, 3), (1000, 9)])
+def test_of_longer_clips_fewer_frames_are_solved_for(frames: int, interval: int) -> None:
+    keyframes = keyframes_of(frames)
+    assert keyframes[0] == 0
+    assert keyframes[-1] == frames - 1
+    assert set(np.diff(keyframes[:-1])) <= {interval}
+    assert np.diff(keyframes)[-1] <= interval
 
 
 @pytest.fixture(scope="module")

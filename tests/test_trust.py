@@ -1,6 +1,7 @@
 """What a run says of its own places: as far beside the truth as it says, and one line where that will show."""
 
 import json
+import math
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -44,6 +45,27 @@ def test_pixels_are_astray_as_far_as_an_error_of_their_depth_carries_them(lively
     assert not view.astray[~view.seen].any()
 
 
+def test_pixels_are_astray_as_far_as_another_lens_carries_them(lively: TrueShot) -> None:
+    target = apply_move(parse_move("orbit-right:25+dolly-in:0.2"), lively.camera, float(lively.depth[0].median()))
+    renderer = WarpRenderer(lively.clip, unsure(lively, 0.0), lively.camera, lens_deviation=0.2)
+    view = renderer.render(target, 39)
+    pixels, pose = pixel_centres(192, 336).reshape(-1, 2).double(), lively.camera.world_from_camera[39]
+    place = []
+    for longer in (1.0, math.exp(0.2)):
+        matrix = lively.camera.intrinsics[39].clone()
+        matrix[[0, 1], [0, 1]] *= longer
+        xyz = unproject(pixels, lively.depth[39].reshape(-1).double(), pose, matrix)
+        place.append(project(xyz, target.camera_from_world[39], matrix)[0])
+    column, row = place[0].long().T
+    inside = (place[0] >= 0).all(1) & (column < 336) & (row < 192)
+    found, told = view.astray[row[inside], column[inside]], view.seen_now[row[inside], column[inside]]
+    moved = (place[1] - place[0]).norm(dim=1)[inside].float()
+    assert float(moved[told].median()) > 1.0
+    assert float((found / moved)[told & (moved > 0.5)].median()) == pytest.approx(1.0, abs=0.05)
+    same = renderer.render(lively.camera, 20)
+    assert float(same.astray[same.seen_now].max()) < 1e-2, "no lens parts cameras that coincide"
+
+
 def test_known_depth_and_cameras_that_coincide_put_nothing_astray(lively: TrueShot) -> None:
     target = apply_move(parse_move("orbit-right"), lively.camera, float(lively.depth[0].median()))
     assert float(WarpRenderer(lively.clip, unsure(lively, 0.0), lively.camera).render(target, 39).astray.max()) == 0
@@ -68,8 +90,9 @@ def short_shot(short_file: Path) -> Shot:
 
 def test_a_run_says_how_far_things_may_be_astray_and_warns_above_the_bar(short_shot: Shot, tmp_path: Path) -> None:
     frames, height = len(short_shot.clip), short_shot.clip.size[0]
+    known = replace(short_shot.tracking, report=replace(short_shot.tracking.report, fov_deviation=0.0))
     sure, doubtful = (
-        replace(short_shot, depth=replace(short_shot.depth, deviation=torch.full_like(short_shot.depth.disparity, each)))
+        replace(short_shot, tracking=known, depth=replace(short_shot.depth, deviation=torch.full_like(short_shot.depth.disparity, each)))
         for each in (0.001, 0.5)
     )
     target = t2v.target_camera(short_shot, "orbit-right", amount=20)
@@ -87,6 +110,12 @@ def test_a_run_says_how_far_things_may_be_astray_and_warns_above_the_bar(short_s
     orange = {name: share_of_orange(tmp_path / name / "compare.mp4", height) for name in runs}
     assert orange["sure"] < 0.01
     assert orange["doubtful"] > 0.3
+    last = {
+        name: list(t2v.refilm(shot, target))[-1].astray
+        for name, shot in (("known", sure), ("found", replace(sure, tracking=short_shot.tracking)))
+    }
+    assert short_shot.tracking.report.focal_deviation > 0.1
+    assert float(last["found"].mean()) > 5 * float(last["known"].mean()), "nor is a lens sure that was found in eight frames"
 
 
 def share_of_orange(path: Path, height: int) -> float:

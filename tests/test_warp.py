@@ -121,6 +121,11 @@ def test_tracked_depth_beats_copying(arc: TrueShot, arc_depth: DenseDepth) -> No
     assert psnr(rendered.colour, truth.colour, seen) > psnr(arc.clip.frames[39], truth.colour, seen) + 4
 
 
+def test_nothing_moves_in_a_still_scene(arc_depth: DenseDepth) -> None:
+    """Flow at outlines drifts firmly; what is soft beside it is still all the same, where it tells its depth."""
+    assert float(arc_depth.moving.float().mean()) < 0.01
+
+
 def test_depth_is_as_far_off_as_it_says(arc: TrueShot, arc_depth: DenseDepth) -> None:
     """Within a factor of two, by the median (at outlines it may be another surface's); and surer where it is nearer to the truth."""
     said = np.stack([arc_depth.deviation_at(frame, arc.clip.size) for frame in (10, 20, 30)])

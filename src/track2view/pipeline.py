@@ -193,7 +193,7 @@ def target_camera(
 
 def refilm(shot: Shot, target: CameraPath, device: str = "cpu") -> Iterator[RenderedFrame]:
     """The scene as seen from ``target``, frame by frame."""
-    renderer = WarpRenderer(shot.scene, shot.depth, shot.tracking.camera, device)
+    renderer = WarpRenderer(shot.scene, shot.depth, shot.tracking.camera, device, shot.tracking.report.focal_deviation)
     imagined = renderer.imagine(target)
     for frame in progress(range(len(shot.clip)), "re-filming", len(shot.clip)):
         yield renderer.render(target, frame, imagined)

@@ -231,8 +231,8 @@ def triangulate(
         depth = np.maximum(straight[:, 2:] + current * by_depth[:, 2:], 1e-3)
         error = state.focal * (constant + current * slope) / depth
         weight = (state.focal / depth[:, 0]) ** 2 * _weight(error, looser * scale)
-        information = np.bincount(seen.track, weight * (slope**2).sum(-1), count).astype(np.float64)
-        pull = np.bincount(seen.track, weight * (slope * constant).sum(-1), count)
+        information = np.bincount(seen.track, weight * _dot(slope, slope), count).astype(np.float64)
+        pull = np.bincount(seen.track, weight * _dot(slope, constant), count)
         inverse_depth = np.maximum((prior * start - pull) / (prior + information), 1e-3)
     return inverse_depth, information
 
@@ -318,9 +318,9 @@ def _normal_equations(
     summed = np.stack([np.bincount(seen.track, column, tracks) for column in by_anchor_depth.T], axis=1)
     blocks[np.arange(tracks), seen.anchor] += summed
     coupling[:, :-1] = blocks.reshape(tracks, -1)
-    coupling[:, -1] = np.bincount(seen.track, (by_focal * by_depth).sum(-1), tracks)
-    depth_hessian = np.bincount(seen.track, (by_depth**2).sum(-1), tracks) + PRIOR_WEIGHT
-    depth_gradient = np.bincount(seen.track, (by_depth * residual).sum(-1), tracks) + PRIOR_WEIGHT * np.log(state.inverse_depth)
+    coupling[:, -1] = np.bincount(seen.track, _dot(by_focal, by_depth), tracks)
+    depth_hessian = np.bincount(seen.track, _dot(by_depth, by_depth), tracks) + PRIOR_WEIGHT
+    depth_gradient = np.bincount(seen.track, _dot(by_depth, residual), tracks) + PRIOR_WEIGHT * np.log(state.inverse_depth)
     if focal is not None:
         hessian[-1, -1] += focal.weight
         gradient[-1] += focal.weight * (np.log(state.focal) - focal.log_focal)
@@ -353,12 +353,20 @@ def robust_cost(state: BundleState, seen: Observations, scale: float, zoom: Floa
 
 def _loss(error: Float64[np.ndarray, "M 2"], scale: float) -> Float64[np.ndarray, "M"]:
     """Geman-McClure. It saturates, so that a few large errors (things that move) cannot outvote many small ones."""
-    squared = np.minimum((error / scale) ** 2, 1e12).sum(-1)
+    squared = _squared(error, scale)
     return squared / (1 + squared)
 
 
 def _weight(error: Float64[np.ndarray, "M 2"], scale: float) -> Float64[np.ndarray, "M"]:
-    return 1 / (1 + np.minimum((error / scale) ** 2, 1e12).sum(-1)) ** 2
+    return 1 / (1 + _squared(error, scale)) ** 2
+
+
+def _squared(error: Float64[np.ndarray, "M 2"], scale: float) -> Float64[np.ndarray, "M"]:
+    return np.minimum(_dot(error, error) / scale**2, 1e12)
+
+
+def _dot(one: Float64[np.ndarray, "M 2"], other: Float64[np.ndarray, "M 2"]) -> Float64[np.ndarray, "M"]:
+    return np.einsum("mi,mi->m", one, other)
 
 
 def _moved(

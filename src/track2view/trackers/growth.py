@@ -24,7 +24,8 @@ from track2view.trackers.bundle import (
 from track2view.trackers.focal import FocalBelief
 
 GROWTH = 12
-MAX_KEYFRAMES = 120
+EVERY_FRAME, MAX_KEYFRAMES = 60, 120
+"""How long a clip may be for each of its frames to be solved for: of longer ones every second frame tells as much; and how many at most."""
 FOCAL_FROM_FRAMES = 36
 FOCAL_VIEW_DEGREES = 1.0
 STATIC_PERCENTILE = 90
@@ -37,8 +38,9 @@ CLOSE_ANNEALING = (8.0, 4.0, 2.0, 1.0)
 
 
 def keyframes_of(count: int) -> Int64[np.ndarray, "K"]:
-    """The frames that are solved for: all, or as many as are bearable, the first and the last among them."""
-    return np.unique(np.append(np.arange(0, count, -(-count // MAX_KEYFRAMES)), count - 1))
+    """The frames that are solved for: all, or as many as tell as much and are bearable, the first and the last among them."""
+    interval = max(1 if count <= EVERY_FRAME else 2, -(-count // MAX_KEYFRAMES))
+    return np.unique(np.append(np.arange(0, count, interval), count - 1))
 
 
 def at_identity(keyframes: int, tracks: int, focal: float) -> BundleState:

@@ -1,5 +1,6 @@
 """What every tracker takes and returns."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -32,6 +33,11 @@ class TrackingReport:
     share_moving: float
     warnings: tuple[str, ...] = ()
     fov_deviation: float = 0.0
+
+    @property
+    def focal_deviation(self) -> float:
+        """Standard deviation of the logarithm of the focal length; 0 where it was given."""
+        return math.radians(self.fov_deviation) / max(math.sin(math.radians(self.horizontal_fov)), 1e-6)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,7 +7,7 @@ A thing that moves before a camera looks like a still world before a camera that
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64
+from jaxtyping import Bool, Float32, Float64, Int64
 
 from track2view.trackers.bundle import BundleState, Observations, solve, triangulate, world_directions
 from track2view.trackers.growth import MIN_TRACKS, all_frames, at_identity, grow, keyframes_of, static_tracks
@@ -47,7 +47,7 @@ def rigid_thing(points: Float32[np.ndarray, "T N 2"], visible: Bool[np.ndarray, 
     points, visible = points[begin : begin + count], visible[begin : begin + count]
     keyframes = keyframes_of(count)
     on_key = visible[keyframes]
-    usable = np.flatnonzero(on_key.sum(0) >= MIN_SEEN)
+    usable = np.flatnonzero(_long_enough(on_key, keyframes))
     if len(usable) < MIN_USABLE:
         return None
     anchor = on_key.argmax(0)
@@ -66,7 +66,7 @@ def _placed(
     state: BundleState,
     points: Float32[np.ndarray, "L N 2"],
     visible: Bool[np.ndarray, "L N"],
-    keyframes: np.ndarray,
+    keyframes: Int64[np.ndarray, "K"],
     anchor: np.ndarray,
     *,
     typical: float,
@@ -76,7 +76,7 @@ def _placed(
     seen = Observations.of(points[keyframes], visible[keyframes], anchor)
     inverse_depth, _ = triangulate(state, seen, np.full(len(anchor), typical), 1.0)
     state = replace(state, inverse_depth=inverse_depth)
-    agrees = static_tracks(state, seen) & (visible[keyframes].sum(0) >= MIN_SEEN)
+    agrees = static_tracks(state, seen) & _long_enough(visible[keyframes], keyframes)
     if agrees.sum() < MIN_TRACKS:
         return None
     rotation, centre = all_frames(state, seen, keyframes, points, visible, agrees)
@@ -90,3 +90,9 @@ def _placed(
     if spread[1] - spread[0] > MAX_LOG_DEPTH_SPREAD:
         return None
     return RigidThing(begin=begin, in_camera=in_camera, agrees=agrees)
+
+
+def _long_enough(on_key: Bool[np.ndarray, "K N"], keyframes: Int64[np.ndarray, "K"]) -> Bool[np.ndarray, "N"]:
+    """Tracks that are seen for so many frames that they tell of a thing's shape."""
+    interval = int(keyframes[1] - keyframes[0])
+    return on_key.sum(0) * interval >= MIN_SEEN

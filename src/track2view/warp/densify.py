@@ -28,8 +28,8 @@ CONFIDENT, LEAST_CONFIDENCE = 0.1, 0.01
 """Deviation of depth, in terms of it, at which a track's confidence is one half (design section 3), and the least that is believed."""
 MOVERS_DEVIATION = 0.85
 """Deviation of how far what moves is, in terms of it: for where it stands is a guess."""
-CALIBRATED = 0.7
-"""Deviations in terms of what triangulation says (median of ten takes of ``scenes/``, docs/benchmarks.md)."""
+CALIBRATED = 0.85
+"""Deviations in terms of what triangulation says (median of eleven takes of ``scenes/``, docs/benchmarks.md)."""
 SMOOTHING = 60.0
 COLOUR_SIGMA = 12.0
 EDGE_WINDOW = 7
@@ -86,7 +86,8 @@ class _Points:
     Attributes:
         weight: of the depth; of moving ones, of which they are.
         variance: of the disparity in terms of it, where still.
-        firm: how much each says of what is still and what moves: little where the picture holds nothing to follow.
+        firm: how much each says of what is still and what moves: little where the picture holds nothing to follow, unless it tells
+            depth all the same.
     """
 
     frames: range
@@ -228,12 +229,13 @@ def _triangulated(flow: NeighbourFlow, camera: CameraPath, key: int, anchors: _A
     seen = Observations.of(canonical, sampled, anchor)
     loose = looseness(flow.grey[key], start)
     halves = Halves.of(state, seen, told, 1.0, rim=rim_of(part.intrinsics[:, 0, 0].numpy(), flow.size), held=held_share(loose))
-    variance = loose * halves.variance(start)
-    prior = variance / max(halves.relief(told, variance), 1e-12)
+    variance = halves.variance(start)
+    relief = max(halves.relief(told, variance), 1e-12)
+    prior, doubt = variance / relief, loose * variance
     inverse_depth, information = triangulate(state, seen, told, 1.0, prior=prior)
-    unsure = (variance / (information + prior) + halves.shared_error(variance, told)) / inverse_depth**2
+    unsure = (doubt / (information + doubt / relief) + halves.shared_error(doubt, told)) / inverse_depth**2
+    error, in_front = residuals(replace(state, inverse_depth=halves.inverse_depth[2]), seen)
     state = replace(state, inverse_depth=inverse_depth)
-    error, in_front = residuals(state, seen)
     size = np.where(in_front, np.linalg.norm(error, axis=-1), 99.0)
     worst = np.zeros(len(start))
     np.maximum.at(worst, seen.track, size)
@@ -251,7 +253,7 @@ def _triangulated(flow: NeighbourFlow, camera: CameraPath, key: int, anchors: _A
         moving=moving,
         weight=np.where(moving, 1 / loose, information / (information + prior)).astype(np.float32) + np.float32(1e-3),
         variance=(WORLDS_RELIEF**2 * unsure / (WORLDS_RELIEF**2 + unsure)).astype(np.float32),
-        firm=(1 / loose).astype(np.float32),
+        firm=np.where(moving, 1 / loose, np.maximum(1 / loose, information / (information + prior))).astype(np.float32),
     )
 
 

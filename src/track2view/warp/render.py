@@ -35,7 +35,8 @@ class RenderedFrame:
         colour: RGB, complete: what was never seen is painted in.
         seen: pixels whose colour the source shows, at this time or another.
         seen_now: pixels whose colour the source shows at this time.
-        astray: by how many pixels what is seen may lie beside its place (a deviation), for its depth is not sure; 0 where not seen.
+        astray: by how many pixels what is seen may lie beside its place (a deviation), for its depth or the lens is not sure; 0 where
+            not seen.
     """
 
     colour: UInt8[Tensor, "3 H W"]
@@ -60,13 +61,14 @@ class WarpRenderer:
         depth: of every frame of it.
         camera: its path.
         device: where to compute; "cpu" or "cuda".
+        lens_deviation: of the logarithm of the path's focal length, where that was found and not given.
     """
 
-    def __init__(self, clip: Clip, depth: DenseDepth, camera: CameraPath, device: str = "cpu") -> None:
+    def __init__(self, clip: Clip, depth: DenseDepth, camera: CameraPath, device: str = "cpu", lens_deviation: float = 0.0) -> None:
         if not len(clip) == len(depth.disparity) == len(camera):
             raise UserError(f"clip, depth and camera disagree on frames: {len(clip)}, {len(depth.disparity)}, {len(camera)}")
         self.clip, self.depth, self.device = clip, depth, torch.device(device)
-        self.camera = camera.resized(clip.size)
+        self.camera, self.lens_deviation = camera.resized(clip.size), lens_deviation
         self._view = lru_cache(maxsize=BACKGROUND_FRAMES + 1)(self._load)
         self.background = self._gather_background()
 
@@ -168,16 +170,20 @@ class WarpRenderer:
         pixels, expected = _carry(centres, surface, matrix, shift)
         grid = (pixels / torch.tensor([width / 2, height / 2], device=self.device) - 1)[None, None]
         image, disparity = self._view(source_frame)
-        _, back = _relate(
+        there = (
             self.camera.world_from_camera[source_frame],
             self.camera.intrinsics[source_frame],
             target.world_from_camera[frame],
             target.intrinsics[frame],
             self.device,
         )
+        forth, back = _relate(*there)
+        landed, _ = _carry(pixels, expected, forth, back)
+        by_longer_lens, _ = _carry(pixels, expected, *_relate(*there, longer=math.exp(self.lens_deviation)))
         sampled = grid_sample(image[None], grid, mode="bicubic", padding_mode="border", align_corners=False)[0, :, 0].clamp(0, 1)
         column, row = pixels[:, 0].long().clamp(0, width - 1), pixels[:, 1].long().clamp(0, height - 1)
-        sampled[3] *= surface * (back[:2] - centres * back[2]).norm(dim=-1)
+        by_depth = sampled[3] * surface * (back[:2] - centres * back[2]).norm(dim=-1)
+        sampled[3] = torch.hypot(by_depth, (by_longer_lens - landed).norm(dim=-1))
         inside = (pixels >= 0).all(-1) & (pixels[:, 0] <= width) & (pixels[:, 1] <= height)
         shown, agrees = (surface > 0) & inside, _agree(disparity[row, column], expected)
         good = shown & agrees
@@ -264,9 +270,12 @@ def _lift(
 
 
 def _relate(
-    world_from_a: Tensor, intrinsics_a: Tensor, world_from_b: Tensor, intrinsics_b: Tensor, device: torch.device
+    world_from_a: Tensor, intrinsics_a: Tensor, world_from_b: Tensor, intrinsics_b: Tensor, device: torch.device, longer: float = 1.0
 ) -> tuple[Float32[Tensor, "3 3"], Float32[Tensor, "3"]]:
-    """``M, s`` such that a pixel p of camera a with disparity d lands in b along ``M (p, 1) + s d``."""
+    """``M, s`` such that a pixel p of camera a with disparity d lands in b along ``M (p, 1) + s d``, if both lenses were so much longer."""
+    stretch = torch.ones(3, 3, dtype=intrinsics_a.dtype)
+    stretch[:2, :2] = longer
+    intrinsics_a, intrinsics_b = intrinsics_a * stretch, intrinsics_b * stretch
     b_from_a = invert(world_from_b) @ world_from_a
     matrix = intrinsics_b @ b_from_a[:3, :3] @ torch.linalg.inv(intrinsics_a)
     return matrix.float().to(device), (intrinsics_b @ b_from_a[:3, 3]).float().to(device)
