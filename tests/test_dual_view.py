@@ -14,6 +14,7 @@ from track2view.model import dual_view
 from track2view.model.conditioners.camera import CameraConditioning
 from track2view.model.conditioners.protocol import Conditioning, Views
 from track2view.model.conditioners.tracks import TrackConditioner
+from track2view.model.conditioners.trajectory import TrajectoryConditioner
 from track2view.model.dual_view import DualViewModel, DualViewModes
 
 SHAPE = (1, 16, 5, 8, 12)
@@ -246,6 +247,7 @@ def compile_blocks(_: int, attention: str) -> None:
         model.condition(SOURCE, random_condition(1, frames=5)),
         PerBlock(draw(7, 3, WIDTH), draw(8, WIDTH)),
         CameraConditioning(embeddings=draw(9, 3, 1, 5, WIDTH)),
+        TrajectoryConditioner(token_width=WIDTH, blocks=3, branch_width=12)(draw(10, 1, 5, 4, 6, WIDTH), random_condition(2, frames=5)),
     ]
     given = [(TARGET, TIME, (PROMPT, NOTHING), SOURCE, each) for each in conditions]
     expected = [model(*each) for each in given]

@@ -17,14 +17,20 @@ from track2view import training
 from track2view.cli.commands import parse
 from track2view.errors import UserError
 from track2view.model.checkpoint import MINI, load_adapter, load_transformer
+from track2view.model.conditioners import Conditioner
 from track2view.model.conditioners.camera import CameraConditioner
+from track2view.model.conditioners.trajectory import TrajectoryConditioner
+from track2view.model.conditioners.unconditional import UnconditionalConditioner
 from track2view.model.make import new_model
 from track2view.model.parallel import trainable_parameters
 from track2view.recipes import (
     RECIPES,
     WAN_1_3B,
     AdapterRecipe,
+    AnyShape,
     CameraShape,
+    TrajectoryShape,
+    UnconditionalShape,
     ablations,
     baselines,
     micro,
@@ -207,16 +213,27 @@ def test_a_processor_that_emulates_bfloat16_is_told_of(tmp_path: Path, monkeypat
     assert not told(False)
 
 
-def test_a_baseline_is_trained_by_the_same_command_on_the_same_data(learnt: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("shape", "kind"),
+    [
+        (CameraShape(), CameraConditioner),
+        (TrajectoryShape(branch_width=24), TrajectoryConditioner),
+        (UnconditionalShape(), UnconditionalConditioner),
+    ],
+    ids=lambda each: getattr(each, "__name__", ""),
+)
+def test_a_baseline_is_trained_by_the_same_command_on_the_same_data(
+    learnt: Path, tmp_path: Path, shape: AnyShape, kind: type[Conditioner]
+) -> None:
     data, base = learnt / "data/worlds", learnt / "data/base"
-    recipe = replace(micro(), name="micro-camera", conditioner=CameraShape(), plan=replace(micro().plan, steps=3, warmup=1, decay=1))
+    recipe = replace(micro(), name="micro-other", conditioner=shape, plan=replace(micro().plan, steps=3, warmup=1, decay=1))
     training.run(recipe, data, tmp_path / "out", base=base)
     adapter = tmp_path / "out/model/adapter"
     model, record = load_adapter(adapter, load_transformer(tmp_path / "out/model/base"))
-    assert isinstance(model.conditioner, CameraConditioner)
-    assert all(float(encoder.weight.detach().abs().max()) > 0 for encoder in model.conditioner.encoders)
-    assert record.recipe == "micro-camera"
-    with pytest.raises(UserError, match=r"has conditioner 'CameraConditioner', recipe micro 'TrackConditioner'"):
+    assert isinstance(model.conditioner, kind)
+    assert all(float(each.detach().abs().max()) > 0 for each in model.conditioner.parameters())
+    assert record.recipe == "micro-other"
+    with pytest.raises(UserError, match=f"has conditioner '{kind.__name__}', recipe micro 'TrackConditioner'"):
         training.run(micro(), data, tmp_path / "again", base=base, adapter=adapter)
 
 

@@ -34,6 +34,22 @@ class CameraShape:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TrajectoryShape:
+    """Arguments of :class:`track2view.model.conditioners.trajectory.TrajectoryConditioner`, beside the base's shape."""
+
+    branch_width: int = 96
+    heads: int = 4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UnconditionalShape:
+    """For :class:`track2view.model.conditioners.unconditional.UnconditionalConditioner`: its shape is the base's."""
+
+
+AnyShape = ConditionerShape | CameraShape | TrajectoryShape | UnconditionalShape
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class AdapterRecipe:
     """An adapter on a base.
 
@@ -57,7 +73,7 @@ class AdapterRecipe:
     modes: DualViewModes = field(default_factory=DualViewModes)
     queries: QueryPlan = field(default_factory=QueryPlan)
     tracks: TrackChoice = "all"
-    conditioner: ConditionerShape | CameraShape = field(default_factory=ConditionerShape)
+    conditioner: AnyShape = field(default_factory=ConditionerShape)
     lora_rank: int = 64
     lora_alpha: int = 64
     all_weights: bool = False
@@ -282,12 +298,17 @@ def ablations(of: AdapterRecipe) -> dict[str, AdapterRecipe]:
 
 
 def baselines(of: AdapterRecipe) -> dict[str, AdapterRecipe]:
-    """The same run with another way to tell the model the target camera, by name.
+    """The same run with another way to tell the model the target camera, or none, by name.
 
-    A wider LoRA makes up for what the track conditioner has to learn: as many weights are trained, within a tenth.
+    Where the conditioner is small, a wider LoRA makes up for it: as many weights are trained, within a tenth.
     """
-    rank = of.lora_rank + BASELINE_RANKS
-    return {f"{of.name}-camera": replace(of, name=f"{of.name}-camera", conditioner=CameraShape(), lora_rank=rank, lora_alpha=rank)}
+    wider = {"lora_rank": of.lora_rank + BASELINE_RANKS, "lora_alpha": of.lora_alpha + BASELINE_RANKS}
+    changes: dict[str, dict[str, Any]] = {
+        "camera": {"conditioner": CameraShape(), **wider},
+        "trajectory": {"conditioner": TrajectoryShape()},
+        "unconditional": {"conditioner": UnconditionalShape(), **wider},
+    }
+    return {f"{of.name}-{name}": replace(of, name=f"{of.name}-{name}", **change) for name, change in changes.items()}
 
 
 RECIPES: dict[str, Callable[[], Recipe]] = {

@@ -21,12 +21,26 @@ from track2view.model.checkpoint import MINI, AdapterRecord, add_lora, check_bas
 from track2view.model.conditioners import Conditioner
 from track2view.model.conditioners.camera import CameraConditioner
 from track2view.model.conditioners.tracks import TrackConditioner
+from track2view.model.conditioners.trajectory import TrajectoryConditioner
+from track2view.model.conditioners.unconditional import UnconditionalConditioner
 from track2view.model.cost import Shape
 from track2view.model.dual_view import DualViewModel
 from track2view.model.folders import outlined
 from track2view.model.latents import WAN_STRIDES, LatentGrid
 from track2view.model.make import SIZES, new_model, new_vae
-from track2view.recipes import WAN_1_3B, AdapterRecipe, BaseRecipe, CameraShape, ConditionerShape, Recipe, VaeRecipe, micro
+from track2view.recipes import (
+    WAN_1_3B,
+    AdapterRecipe,
+    AnyShape,
+    BaseRecipe,
+    CameraShape,
+    ConditionerShape,
+    Recipe,
+    TrajectoryShape,
+    UnconditionalShape,
+    VaeRecipe,
+    micro,
+)
 from track2view.train.adapter import AdapterTask
 from track2view.train.base import BaseTask
 from track2view.train.data import Examples, Some, TrainingSamples
@@ -40,6 +54,13 @@ from track2view.train.task import Task
 from track2view.train.vae import PieceFeed, TrainableVae, VaeTask, lively
 from track2view.train.worlds import ClipLatents, WorldClips, WorldPairs, encode_worlds, is_dynamic, is_worlds, write_worlds
 
+KINDS: dict[type, tuple[type[Conditioner], Reads]] = {
+    ConditionerShape: (TrackConditioner, "tracks"),
+    CameraShape: (CameraConditioner, "camera"),
+    TrajectoryShape: (TrajectoryConditioner, "tracks"),
+    UnconditionalShape: (UnconditionalConditioner, "nothing"),
+}
+"""Which conditioner has a shape, and what it reads of an example."""
 VALIDATED, SAMPLED = 16, 4
 MINI_VAE = MINI / "base/vae"
 """Comes with the package: docs/training.md says how it was trained."""
@@ -187,12 +208,14 @@ def new_adapter(transformer: WanTransformer3DModel, recipe: AdapterRecipe) -> Du
     return DualViewModel(transformer, conditioner, recipe.modes)
 
 
-def new_conditioner(transformer: WanTransformer3DModel, shape: ConditionerShape | CameraShape) -> Conditioner:
+def new_conditioner(transformer: WanTransformer3DModel, shape: AnyShape) -> Conditioner:
     """A fresh one, which changes nothing yet."""
     width = transformer.config["num_attention_heads"] * transformer.config["attention_head_dim"]
-    if isinstance(shape, CameraShape):
-        return CameraConditioner(token_width=width, blocks=len(transformer.blocks))
-    return TrackConditioner(token_width=width, **asdict(shape))
+    if isinstance(shape, ConditionerShape):
+        return TrackConditioner(token_width=width, **asdict(shape))
+    found = KINDS[type(shape)][0].from_config({"token_width": width, "blocks": len(transformer.blocks), **asdict(shape)})
+    assert isinstance(found, Conditioner)
+    return found
 
 
 def continued_adapter(transformer: WanTransformer3DModel, recipe: AdapterRecipe, folder: Path) -> tuple[DualViewModel, AdapterRecord]:
@@ -215,7 +238,7 @@ def continued_adapter(transformer: WanTransformer3DModel, recipe: AdapterRecipe,
 
 def conditioner_name(recipe: AdapterRecipe) -> str:
     """As adapters have it in their records."""
-    return (CameraConditioner if isinstance(recipe.conditioner, CameraShape) else TrackConditioner).__name__
+    return KINDS[type(recipe.conditioner)][0].__name__
 
 
 def estimate(recipe: AdapterRecipe, base: Path | None, *, processes: int, sharding: Sharding = "none") -> Estimate:
@@ -284,7 +307,7 @@ def _adapter_task(
         recipe=recipe.name,
         data={"fingerprint": pairs.fingerprint(), "examples": len(pairs), **begun},
     )
-    reads: Reads = "camera" if isinstance(recipe.conditioner, CameraShape) else "tracks"
+    _, reads = KINDS[type(recipe.conditioner)]
     feed = PairFeed(pairs, seed=recipe.plan.seed, shift=recipe.shift, tracks=recipe.tracks, reads=reads)
     return AdapterTask(
         model,

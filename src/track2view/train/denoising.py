@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from track2view.model.conditioners.camera import CameraCondition
+from track2view.model.conditioners.protocol import Given
 from track2view.model.conditioners.tracks import TrackCondition, ViewCondition
+from track2view.model.conditioners.unconditional import NoCondition
 from track2view.model.sampling import TRAIN_TIMESTEPS
 from track2view.train.data import Batch, ClipExample, ClipExamples, Example, Examples, with_tensors
 from track2view.train.draws import Draws, augmented, draw_dropped_caption, draw_sigma, drop_captions, generator_for
@@ -23,7 +24,7 @@ TrackChoice = Literal["all", "first", "half", "quarter"]
 """Which tracks of an example there are at all (the paper's ablation of queries): those that start at the source's first frame, or a
 share drawn once for each example."""
 SHARES: dict[TrackChoice, float] = {"half": 0.5, "quarter": 0.25}
-Reads = Literal["tracks", "camera"]
+Reads = Literal["tracks", "camera", "nothing"]
 """What of an example its conditioner reads."""
 SIGMAS = (0.1, 0.3, 0.5, 0.7, 0.9)
 """At which validation measures."""
@@ -48,7 +49,7 @@ class NoisyBatch:
     timestep: Float32[Tensor, "B"]
     text: Float32[Tensor, "B L E"]
     source: Float32[Tensor, "B C F Y X"] | None = None
-    condition: TrackCondition | CameraCondition | None = None
+    condition: Given | None = None
 
     def pin_memory(self) -> "NoisyBatch":
         """The same in page-locked memory, from which copies to a GPU need not wait."""
@@ -150,8 +151,10 @@ class ClipFeed(Feed):
         )
 
 
-def read(of: Example | Batch, reads: Reads) -> TrackCondition | CameraCondition:
+def read(of: Example | Batch, reads: Reads) -> Given:
     """What a conditioner gets."""
+    if reads == "nothing":
+        return NoCondition()
     return of.condition if reads == "tracks" else of.camera
 
 

@@ -124,12 +124,6 @@ class CameraConditioner(Conditioner):
         """The cameras alone."""
         return CameraCondition.of(source, target, grid)
 
-    def check_base(self, width: int, blocks: int) -> None:
-        """Raise :class:`UserError` unless it has this width, and a layer for each block."""
-        super().check_base(width, blocks)
-        if self.config["blocks"] != blocks:
-            raise UserError(f"blocks: expected this base's {blocks}, got {self.config['blocks']!r:.60}")
-
     def forward(self, source_tokens: Float[Tensor, "B F h w D"], given: CameraCondition) -> CameraConditioning:
         """What attention of each block shall read beside its tokens."""
         poses = given.poses.to(self.dtype)

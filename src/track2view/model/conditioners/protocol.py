@@ -75,7 +75,8 @@ class Given(Protocol):
 class Conditioner(ModelMixin, ConfigMixin, ABC):
     """A network from what it reads (paired tracks, poses, a guide) and the clean source's tokens to a :class:`Conditioning`.
 
-    Its config has ``token_width``, the width D of the base that it fits. Weights of single blocks belong to its own tree.
+    Its config has ``token_width``, the width D of the base that it fits, and ``blocks``, if it acts in each of them. Weights of single
+    blocks belong to its own tree.
     """
 
     @staticmethod
@@ -95,3 +96,5 @@ class Conditioner(ModelMixin, ConfigMixin, ABC):
         """Raise :class:`UserError` naming the field of its config that does not fit a base of this width and number of blocks."""
         if self.config["token_width"] != width:
             raise UserError(f"token_width: expected this base's {width}, got {self.config['token_width']!r:.60}")
+        if self.config.get("blocks", blocks) != blocks:
+            raise UserError(f"blocks: expected this base's {blocks}, got {self.config['blocks']!r:.60}")
