@@ -164,6 +164,16 @@ def test_they_are_saved_and_loaded_as_adapters_and_refuse_another_base(tmp_path:
             load_adapter(tmp_path / name, tiny_transformer(num_layers=2))
 
 
+@torch.no_grad()
+def test_without_a_condition_each_block_has_a_vector_of_its_own() -> None:
+    conditioner = UnconditionalConditioner(token_width=WIDTH, blocks=3)
+    conditioner.embedding.copy_(draw(11, 3, WIDTH))
+    said = conditioner(draw(10, 2, 5, 4, 6, WIDTH), NoCondition())
+    for block in range(3):
+        read = said.around_attention(block).reads(Views(target=torch.zeros(2, 5 * 24, WIDTH))).target
+        assert torch.equal(read, conditioner.embedding[block].expand_as(read))
+
+
 def test_heads_share_a_branch_evenly() -> None:
     with pytest.raises(UserError, match="branch_width: expected a multiple of 3 heads, got 10"):
         TrajectoryConditioner(token_width=WIDTH, blocks=1, branch_width=10, heads=3)
