@@ -123,7 +123,7 @@ def test_tracked_depth_beats_copying(arc: TrueShot, arc_depth: DenseDepth) -> No
 
 def test_nothing_moves_in_a_still_scene(arc_depth: DenseDepth) -> None:
     """Flow at outlines drifts firmly; what is soft beside it is still all the same, where it tells its depth."""
-    assert float(arc_depth.moving.float().mean()) < 0.01
+    assert float(arc_depth.moving.float().mean()) < 0.002
 
 
 def test_depth_is_as_far_off_as_it_says(arc: TrueShot, arc_depth: DenseDepth) -> None:
