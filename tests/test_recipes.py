@@ -227,7 +227,7 @@ def test_a_baseline_is_trained_by_the_same_command_on_the_same_data(
 ) -> None:
     data, base = learnt / "data/worlds", learnt / "data/base"
     recipe = replace(micro(), name="micro-other", conditioner=shape, plan=replace(micro().plan, steps=3, warmup=1, decay=1))
-    training.run(recipe, data, tmp_path / "out", base=base)
+    training.run(recipe, data, tmp_path / "out", base=base, held_out=data)
     adapter = tmp_path / "out/model/adapter"
     model, record = load_adapter(adapter, load_transformer(tmp_path / "out/model/base"))
     assert isinstance(model.conditioner, kind)
