@@ -29,7 +29,7 @@ CONFIDENT, LEAST_CONFIDENCE = 0.1, 0.01
 MOVERS_DEVIATION = 0.85
 """Deviation of how far what moves is, in terms of it: for where it stands is a guess."""
 CALIBRATED = 0.85
-"""Deviations in terms of what triangulation says: too much where the camera hardly travels, for good parallax needs it (docs/benchmarks.md)."""
+"""Deviations in terms of what triangulation says; too much at little parallax, for good parallax needs it (docs/benchmarks.md)."""
 SMOOTHING = 60.0
 COLOUR_SIGMA = 12.0
 EDGE_WINDOW = 7
