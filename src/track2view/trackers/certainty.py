@@ -25,7 +25,7 @@ more a lens adds that zooms, in terms of how far the picture's rim moves; and th
 where less of it has any texture, a turn and a step look alike, and both err by more."""
 FIRM = 0.02
 """Share of a corner's hold on a track from which on one has any: below, flow is its neighbours'."""
-BENT = 11.0
+BENT = 4.0
 """How much more than ``SYSTEMATIC_PIXELS`` what lies at twice the usual inverse depth errs with the cameras (19 takes of ``scenes/``)."""
 WORLDS_RELIEF = 0.4
 """How far from flat scenes are: deviation of log inverse depth in the worlds of ``scenes/`` and in the clips that people film."""

@@ -150,8 +150,8 @@ def _lift(flow: NeighbourFlow, camera: CameraPath, queries: Queries) -> _Lifted:
         points[:, batch], focal = canonical_pixels(followed, intrinsics)
         state = BundleState(rotation=rotation, centre=centre, inverse_depth=np.ones(len(batch)), focal=focal)
         loose = looseness(flow.grey[frame], start[batch])
-        state, alone, seen, information = _triangulated(state, points[:, batch], visible[:, batch], int(frame), loose, rim)
-        residual, in_front = residuals(alone, seen)
+        state, seen, information = _triangulated(state, points[:, batch], visible[:, batch], int(frame), loose, rim)
+        residual, in_front = residuals(state, seen)
         size = np.where(in_front, np.linalg.norm(residual, axis=-1), 99.0)
         directions = world_directions(state, seen)
         agrees = size <= STATIC_PIXELS
@@ -188,9 +188,8 @@ def _triangulated(
     frame: int,
     loose: Float64[np.ndarray, "N"],
     rim: float,
-) -> tuple[BundleState, BundleState, Observations, Float64[np.ndarray, "N"]]:
-    """Inverse depths of tracks that start in one frame; these by each track alone, which say whether a still point explains it; where
-    it was seen; and what the views tell of depth beside a guess that it is drawn to.
+) -> tuple[BundleState, Observations, Float64[np.ndarray, "N"]]:
+    """Inverse depths of tracks that start in one frame, and what the views tell of them beside a guess that they are drawn to.
 
     The guess is smooth: what surer tracks around say, and the typical inverse depth as far as these say little. Where the camera
     hardly travels, all that is left of it is a flat scene.
@@ -205,8 +204,7 @@ def _triangulated(
     variance = halves.variance(points[frame])
     guess, spread = halves.believed(points[frame], variance)
     inverse_depth, information = triangulate(state, seen, guess, TRIANGULATION_SCALE, prior=variance / np.maximum(spread, 1e-12))
-    alone = replace(state, inverse_depth=halves.inverse_depth[2])
-    return replace(state, inverse_depth=inverse_depth), alone, seen, information / (np.sqrt(loose) * variance)
+    return replace(state, inverse_depth=inverse_depth), seen, information / (np.sqrt(loose) * variance)
 
 
 def _parallax(state: BundleState, seen: Observations, directions: Float64[np.ndarray, "N 3"]) -> Float64[np.ndarray, "N"]:

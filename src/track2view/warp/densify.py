@@ -18,6 +18,7 @@ from track2view.trackers.flow import NeighbourFlow, follow
 
 KEY_INTERVAL = 8
 REACH = 18
+LONG_FRAMES = 15
 SPACING = 5
 STILL_PIXELS = 1.5
 MOVING_PIXELS = 2.5
@@ -28,8 +29,8 @@ CONFIDENT, LEAST_CONFIDENCE = 0.1, 0.01
 """Deviation of depth, in terms of it, at which a track's confidence is one half (design section 3), and the least that is believed."""
 MOVERS_DEVIATION = 0.85
 """Deviation of how far what moves is, in terms of it: for where it stands is a guess."""
-CALIBRATED = 0.85
-"""Deviations in terms of what triangulation says; too much at little parallax, for good parallax needs it (docs/benchmarks.md)."""
+CALIBRATED, SMOOTHED = 0.75, 0.02
+"""Deviations in terms of what triangulation says, and what spreading depth over a picture adds, in terms of it (docs/benchmarks.md)."""
 SMOOTHING = 60.0
 COLOUR_SIGMA = 12.0
 EDGE_WINDOW = 7
@@ -87,7 +88,7 @@ class _Points:
         weight: of the depth; of moving ones, of which they are.
         variance: of the disparity in terms of it, where still.
         firm: how much each says of what is still and what moves: little where the picture holds nothing to follow, unless it tells
-            depth all the same.
+            depth all the same, and little where it was seen for a short time, for then a still point explains anything.
     """
 
     frames: range
@@ -240,6 +241,7 @@ def _triangulated(flow: NeighbourFlow, camera: CameraPath, key: int, anchors: _A
     worst = np.zeros(len(start))
     np.maximum.at(worst, seen.track, size)
     observed = np.bincount(seen.track, minlength=len(start)) > 0
+    long_seen = np.minimum(visible.sum(0) / LONG_FRAMES, 1)
     moving = observed & (worst > MOVING_PIXELS)
     rays = np.concatenate([canonical[anchor[0]] / focal, np.ones((len(start), 1))], axis=1)
     xyz = state.centre[anchor[0]] + (rays @ state.rotation[anchor[0]]) / inverse_depth[:, None]
@@ -253,7 +255,7 @@ def _triangulated(flow: NeighbourFlow, camera: CameraPath, key: int, anchors: _A
         moving=moving,
         weight=np.where(moving, 1 / loose, information / (information + prior)).astype(np.float32) + np.float32(1e-3),
         variance=(WORLDS_RELIEF**2 * unsure / (WORLDS_RELIEF**2 + unsure)).astype(np.float32),
-        firm=np.where(moving, 1 / loose, np.maximum(1 / loose, information / (information + prior))).astype(np.float32),
+        firm=(long_seen * np.where(moving, 1 / loose, np.maximum(1 / loose, information / (information + prior)))).astype(np.float32),
     )
 
 
@@ -296,7 +298,7 @@ def _deviation(
         for each in (guide, *(np.where(moving, each[1], each[0]) for each in (doubt, weight)))
     ]
     variance = _normalised(mine[0], mine[1], mine[2], SMOOTHING)
-    return CALIBRATED * np.sqrt(cv2.resize(variance, (width, height), interpolation=cv2.INTER_LINEAR))
+    return np.hypot(SMOOTHED, CALIBRATED * np.sqrt(cv2.resize(variance, (width, height), interpolation=cv2.INTER_LINEAR)))
 
 
 def _without_islands(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
