@@ -90,6 +90,17 @@ def test_where_the_camera_stands_the_belief_stays() -> None:
     assert moving.left_open(belief) < 0.1
 
 
+def test_a_picture_that_stands_still_tells_nothing_of_the_lens() -> None:
+    """Residuals vanish there whatever the lens is."""
+    truth, seen = exact_problem(points=240, seed=3)
+    still = replace(truth, rotation=truth.rotation[:1].repeat(8, 0), centre=np.zeros_like(truth.centre))
+    error, _ = residuals(still, seen)
+    evidence = FocalEvidence.of(still, replace(seen, pixels=seen.pixels + error), CAMERAS, 5.0)
+    belief = FocalBelief(focal=430.0, deviation=0.42)
+    assert not evidence.decides(belief)
+    assert evidence.left_open(belief) > 0.4
+
+
 def test_lenses_that_people_have_are_believed_in() -> None:
     belief = FocalBelief.of_lenses(480)
     widths = [math.degrees(2 * math.atan(240 / (belief.focal * math.exp(each * belief.deviation)))) for each in (-2, 0, 2)]

@@ -19,6 +19,8 @@ SPREAD = 1.4826
 """Standard deviation of a normal error in terms of its median size."""
 CAUTION = 2.0
 """Of a clip's deviation: regions err together too."""
+LEAST_SPREAD = 0.3
+"""No clip places tracks better, in working pixels; where nothing moves residuals vanish whatever the lens, and would say all is known."""
 TOGETHER = 10.0
 """How many tracks may be taken to err as one while a solution grows, before that is measured."""
 
@@ -85,4 +87,4 @@ class FocalEvidence:
 
 def _squared_spread(state: BundleState, seen: Observations) -> float:
     error, in_front = residuals(state, seen)
-    return (SPREAD * float(np.median(np.abs(error[in_front])))) ** 2 if in_front.any() else 1.0
+    return max(LEAST_SPREAD, SPREAD * float(np.median(np.abs(error[in_front])))) ** 2 if in_front.any() else 1.0
