@@ -67,6 +67,7 @@ def test_the_commands_and_the_python_of_the_models_page_run(workshop: Path, monk
     assert (workshop / "out" / "diffusion" / "output.mp4").exists()
 
 
+@pytest.mark.slow
 def test_the_commands_and_the_python_of_the_data_page_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
