@@ -1,7 +1,19 @@
 """What is measured of clips, camera paths and tracks, as pure functions."""
 
+from track2view.metrics.cameras import RedirectErrors, redirect_errors
 from track2view.metrics.images import edges_kept, flicker, psnr, ssim
 from track2view.metrics.paths import PathErrors, path_errors
 from track2view.metrics.tracks import TrackScores, track_scores
 
-__all__ = ["PathErrors", "TrackScores", "edges_kept", "flicker", "path_errors", "psnr", "ssim", "track_scores"]
+__all__ = [
+    "PathErrors",
+    "RedirectErrors",
+    "TrackScores",
+    "edges_kept",
+    "flicker",
+    "path_errors",
+    "psnr",
+    "redirect_errors",
+    "ssim",
+    "track_scores",
+]
