@@ -18,7 +18,6 @@ from track2view.trackers.flow import NeighbourFlow, follow
 
 KEY_INTERVAL = 8
 REACH = 18
-LONG_FRAMES = 15
 SPACING = 5
 STILL_PIXELS = 1.5
 MOVING_PIXELS = 2.5
@@ -88,7 +87,7 @@ class _Points:
         weight: of the depth; of moving ones, of which they are.
         variance: of the disparity in terms of it, where still.
         firm: how much each says of what is still and what moves: little where the picture holds nothing to follow, unless it tells
-            depth all the same, and little where it was seen for a short time, for then a still point explains anything.
+            depth all the same.
     """
 
     frames: range
@@ -241,7 +240,6 @@ def _triangulated(flow: NeighbourFlow, camera: CameraPath, key: int, anchors: _A
     worst = np.zeros(len(start))
     np.maximum.at(worst, seen.track, size)
     observed = np.bincount(seen.track, minlength=len(start)) > 0
-    long_seen = np.minimum(visible.sum(0) / LONG_FRAMES, 1)
     moving = observed & (worst > MOVING_PIXELS)
     rays = np.concatenate([canonical[anchor[0]] / focal, np.ones((len(start), 1))], axis=1)
     xyz = state.centre[anchor[0]] + (rays @ state.rotation[anchor[0]]) / inverse_depth[:, None]
@@ -255,7 +253,7 @@ def _triangulated(flow: NeighbourFlow, camera: CameraPath, key: int, anchors: _A
         moving=moving,
         weight=np.where(moving, 1 / loose, information / (information + prior)).astype(np.float32) + np.float32(1e-3),
         variance=(WORLDS_RELIEF**2 * unsure / (WORLDS_RELIEF**2 + unsure)).astype(np.float32),
-        firm=(long_seen * np.where(moving, 1 / loose, np.maximum(1 / loose, information / (information + prior)))).astype(np.float32),
+        firm=np.where(moving, 1 / loose, np.maximum(1 / loose, information / (information + prior))).astype(np.float32),
     )
 
 
