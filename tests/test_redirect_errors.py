@@ -71,10 +71,12 @@ def test_what_stands_has_no_scale() -> None:
     errors = redirect_errors(travelled, pan)
     assert errors.rotation == pytest.approx(0, abs=1e-9)
     assert errors.translation is errors.first_two is errors.by_furthest is errors.camera_motion is errors.translation_sum is None
-    stood = redirect_errors(pan, travelled)
-    assert stood.translation == pytest.approx(0.5)
-    assert stood.by_furthest == pytest.approx(0.5)
-    assert stood.first_two is stood.translation_sum is None
+    for rounding in (0.0, 1e-9):
+        shaken = path((1, 2, 3), (1, 2 + rounding, 3), yaw=(0, 20))
+        stood = redirect_errors(shaken, travelled)
+        assert stood.translation == pytest.approx(0.5)
+        assert stood.by_furthest == pytest.approx(0.5)
+        assert stood.first_two is stood.translation_sum is None
 
 
 def test_the_other_way_is_no_smaller_error_than_standing() -> None:

@@ -56,15 +56,14 @@ def redirect_errors(found: Float64[Tensor, "N 4 4"], asked: Float64[Tensor, "T 4
     rotation = {"rotation": float(angle.mean()), "rotation_sum": float(torch.deg2rad(angle).sum())}
     if not _travels(asked):
         return RedirectErrors(**rotation, translation=None, first_two=None, by_furthest=None, camera_motion=None, translation_sum=None)
-    way, true = own[:, :3, 3], wanted[:, :3, 3]
-    size = way.square().sum()
-    scale = (way * true).sum() / size if _travels(found) else size.new_ones(())
+    way, true = own[:, :3, 3] * _travels(found), wanted[:, :3, 3]
+    scale = ((way * true).sum() / way.square().sum().clamp(min=torch.finfo(way.dtype).tiny)).clamp(min=0)
     first = way[1].norm() > TRAVELS * (1 + way.norm(dim=1).max())
     by_first = (true[1].norm() / way[1].norm() * way - true).norm(dim=1) if first else None
     apart = torch.cat([own[:, :3, :3] - wanted[:, :3, :3], (_by_furthest(way) - _by_furthest(true))[..., None]], dim=-1)
     return RedirectErrors(
         **rotation,
-        translation=float((scale.clamp(min=0) * way - true).norm(dim=1).mean()),
+        translation=float((scale * way - true).norm(dim=1).mean()),
         first_two=None if by_first is None else float(by_first.mean()),
         by_furthest=float(apart[..., 3].norm(dim=1).mean()),
         camera_motion=float(apart.flatten(1).norm(dim=1).sum()),
