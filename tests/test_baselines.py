@@ -1,5 +1,6 @@
 """Other ways to tell a model its target camera, or none: what they compute, and that they train and load as tracks do."""
 
+import itertools
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -9,16 +10,19 @@ import torch
 from test_conditioner import SIZE, F, N, random_condition
 from test_dual_view import NOTHING, PROMPT, SHAPE, SOURCE, TARGET, TIME, WIDTH, draw, tiny_transformer
 from torch import Tensor
+from torch.nn.functional import silu
 
 from track2view.errors import UserError
 from track2view.model.checkpoint import AdapterRecord, QueryPlan, load_adapter, save_adapter
 from track2view.model.conditioners import Conditioner
 from track2view.model.conditioners.bilinear import sample_reference, scatter_reference
-from track2view.model.conditioners.protocol import Views
+from track2view.model.conditioners.protocol import RenderedView, Views
+from track2view.model.conditioners.render import RenderConditioner
 from track2view.model.conditioners.tracks import TrackCondition, time_embedding
 from track2view.model.conditioners.trajectory import TrajectoryConditioner
 from track2view.model.conditioners.unconditional import NoCondition, UnconditionalConditioner
 from track2view.model.dual_view import DualViewModel, DualViewModes
+from track2view.model.latents import LatentGrid, Strides
 from track2view.model.parallel import trainable_parameters
 
 D, HEADS = 16, 3
@@ -111,13 +115,65 @@ def test_each_block_has_a_branch_of_its_own_and_the_source_is_left_alone() -> No
     assert around.gives(*alone) is alone[1]
 
 
+def guide(seed: int, *, frames: int = 5, size: tuple[int, int] = (8, 12)) -> RenderedView:
+    return RenderedView(latents=draw(seed, 1, 16, frames, *size), shown=draw(seed + 1, 1, frames, *size).sigmoid())
+
+
+@torch.no_grad()
+def test_each_block_adds_what_it_makes_of_a_rendered_view_to_the_target_alone() -> None:
+    torch.manual_seed(0)
+    conditioner, given = RenderConditioner(token_width=D, blocks=2, guide_width=6), guide(3)
+    for layer in conditioner.layers:
+        torch.nn.init.normal_(layer.weight)
+    said = conditioner(draw(10, 1, 5, 4, 6, D), given)
+    views = Views(target=draw(11, 1, 5 * 24, D), source=draw(12, 1, 5 * 24, D))
+    for block in range(2):
+        led = said.before_block(block, views)
+        assert torch.equal(led.source, views.source)
+        added = (led.target - views.target).reshape(1, 5, 4, 6, D)
+        for frame, row, column in itertools.product(range(5), range(4), range(6)):
+            part = (0, slice(None), frame, slice(2 * row, 2 * row + 2), slice(2 * column, 2 * column + 2))
+            seen = torch.cat([given.latents[part], given.shown[0, frame, part[3], part[4]][None]])
+            embedded = (conditioner.embed.weight[:, :, 0] * seen).sum((1, 2, 3)) + conditioner.embed.bias
+            hidden = silu(conditioner.mix.weight @ silu(embedded) + conditioner.mix.bias)
+            assert torch.allclose(added[0, frame, row, column], conditioner.layers[block].weight @ hidden, atol=1e-5)
+    alone = views._replace(target=None)
+    assert said.before_block(0, alone) is alone
+
+
+def test_a_rendered_view_is_grey_where_nothing_is_shown_and_says_how_much_is() -> None:
+    grid = LatentGrid(frames=6, size=(18, 30), strides=Strides(frames=4, pixels=4, patch=(2, 2)))
+    generator = torch.Generator().manual_seed(0)
+    colour = torch.randint(0, 256, (6, 3, 18, 30), generator=generator, dtype=torch.uint8)
+    shown = torch.rand(6, 18, 30, generator=generator) > 0.4
+    seen: list[Tensor] = []
+    view = RenderedView.of(colour, shown, grid, lambda video: seen.append(video) or torch.zeros(1, 16, 3, 6, 8))
+    where = shown[:, None].expand_as(colour)
+    video = seen[0][0].permute(1, 0, 2, 3)[:6, :, :18, :30]
+    assert torch.allclose(video[where], colour[where] / 127.5 - 1)
+    assert float(video[~where].abs().max()) < 0.005
+    filled = torch.nn.functional.pad(shown[None].float(), (0, 2, 0, 6, 0, 3), mode="replicate")[0]  # as pixels are
+    for frame, times in enumerate((slice(0, 1), slice(1, 5), slice(5, 9))):
+        for row, column in itertools.product(range(6), range(8)):
+            share = filled[times, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4].mean()
+            assert float(view.shown[0, frame, row, column]) == pytest.approx(float(share), abs=1e-5)
+    assert view.alive
+    assert not replace(view, shown=torch.zeros_like(view.shown)).alive
+
+
 def conditioners(*, fresh: bool) -> list[tuple[Conditioner, object]]:
     trajectory, unconditional = branches(blocks=3, width=WIDTH), UnconditionalConditioner(token_width=WIDTH, blocks=3)
     torch.nn.init.normal_(unconditional.embedding)
+    render = RenderConditioner(token_width=WIDTH, blocks=3, guide_width=8)
+    if not fresh:
+        for layer in render.layers:
+            torch.nn.init.normal_(layer.weight)
     if fresh:
         trajectory = TrajectoryConditioner(token_width=WIDTH, blocks=3, branch_width=12, heads=HEADS)
         unconditional = UnconditionalConditioner(token_width=WIDTH, blocks=3)
-    return [(trajectory, random_condition(1, frames=SHAPE[2])), (unconditional, NoCondition())]
+    frames, rows, columns = SHAPE[2:]
+    given = guide(1, frames=frames, size=(rows, columns))
+    return [(trajectory, random_condition(1, frames=frames)), (unconditional, NoCondition()), (render, given)]
 
 
 @torch.no_grad()

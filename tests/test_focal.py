@@ -107,6 +107,24 @@ def test_lenses_that_people_have_are_believed_in() -> None:
     assert widths == pytest.approx([98, 53, 25], abs=2)
 
 
+def test_a_lens_that_the_clip_hardly_tells_is_one_that_people_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    belief = FocalBelief.of_lenses(480)
+    widths = [math.degrees(2 * math.atan(240 / belief.within(focal))) for focal in (10.0, 400.0, 1e5)]
+    assert 20 <= widths[2] < widths[1] < widths[0] <= 110
+    assert belief.within(400.0) == 400.0
+    world, camera = make_world(2, frames=10, dynamic=False), make_camera("pan", 2, frames=60, size=(90, 160))[:10]
+    clip, _, _ = render_clip(world, camera, Fraction(15))
+    usual = SfmTracker().track(clip, Queries.grid([0], 6, 10))
+    monkeypatch.setattr(FocalEvidence, "decides", lambda self, belief: False)
+    assert torch.equal(SfmTracker().track(clip, Queries.grid([0], 6, 10)).camera.intrinsics, usual.camera.intrinsics)
+    assert float(usual.camera.intrinsics[0, 0, 0]) != pytest.approx(160, rel=0.01)
+    monkeypatch.setattr("track2view.trackers.focal.FARTHEST", 0.0)
+    held = SfmTracker().track(clip, Queries.grid([0], 6, 10))
+    assert float(held.camera.intrinsics[0, 0, 0]) == pytest.approx(160, rel=1e-6)
+    turns = [each.camera.world_from_camera[-1, 0, 2] * each.camera.intrinsics[0, 0, 0] for each in (usual, held)]
+    assert float(turns[1]) == pytest.approx(float(turns[0]), rel=0.03), "poses are found anew for the lens that is held"
+
+
 def test_a_zoom_is_not_taken_for_an_approach() -> None:
     take = film(STYLES["zooming"], 1, frames=40, size=(180, 320))
     tracking = SfmTracker().track(take.clip, Queries.grid([0], 8, 14))

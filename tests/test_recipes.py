@@ -19,6 +19,7 @@ from track2view.errors import UserError
 from track2view.model.checkpoint import MINI, load_adapter, load_transformer
 from track2view.model.conditioners import Conditioner
 from track2view.model.conditioners.camera import CameraConditioner
+from track2view.model.conditioners.render import RenderConditioner
 from track2view.model.conditioners.trajectory import TrajectoryConditioner
 from track2view.model.conditioners.unconditional import UnconditionalConditioner
 from track2view.model.make import new_model
@@ -29,6 +30,7 @@ from track2view.recipes import (
     AdapterRecipe,
     AnyShape,
     CameraShape,
+    RenderShape,
     TrajectoryShape,
     UnconditionalShape,
     ablations,
@@ -37,6 +39,7 @@ from track2view.recipes import (
     mini,
     one_gpu,
     paper,
+    proof,
     recipe_named,
 )
 from track2view.train.adapter import AdapterTask
@@ -89,7 +92,7 @@ def test_operations_follow_the_passes() -> None:
 def test_every_recipe_and_ablation_is_found_by_its_name() -> None:
     for name in RECIPES:
         assert recipe_named(name).name == name
-    for of in (mini(), one_gpu(), paper()):
+    for of in (mini(), proof(), one_gpu(), paper()):
         for name, recipe in (ablations(of) | baselines(of)).items():
             assert recipe_named(name) == recipe
             assert recipe.name == name
@@ -218,6 +221,7 @@ def test_a_processor_that_emulates_bfloat16_is_told_of(tmp_path: Path, monkeypat
     [
         (CameraShape(), CameraConditioner),
         pytest.param(TrajectoryShape(branch_width=24), TrajectoryConditioner, marks=pytest.mark.slow),
+        (RenderShape(guide_width=24), RenderConditioner),
         pytest.param(UnconditionalShape(), UnconditionalConditioner, marks=pytest.mark.slow),
     ],
     ids=lambda each: getattr(each, "__name__", ""),
@@ -226,7 +230,12 @@ def test_a_baseline_is_trained_by_the_same_command_on_the_same_data(
     learnt: Path, tmp_path: Path, shape: AnyShape, kind: type[Conditioner]
 ) -> None:
     data, base = learnt / "data/worlds", learnt / "data/base"
-    recipe = replace(micro(), name="micro-other", conditioner=shape, plan=replace(micro().plan, steps=3, warmup=1, decay=1))
+    plan = replace(micro().plan, steps=3, warmup=1, decay=1)
+    recipe = replace(micro(), name="micro-other", conditioner=shape, plan=plan, examples=None, pairs=4)
+    if kind is RenderConditioner:
+        with pytest.raises(UserError, match=r"has no rendered views; `track2view curate encode --rendered`"):
+            training.run(recipe, data, tmp_path / "out", base=base)
+        parse(["curate", "encode", str(data), "--base", str(base), "--rendered", "4"]).run()
     training.run(recipe, data, tmp_path / "out", base=base, held_out=data)
     adapter = tmp_path / "out/model/adapter"
     model, record = load_adapter(adapter, load_transformer(tmp_path / "out/model/base"))
@@ -235,6 +244,21 @@ def test_a_baseline_is_trained_by_the_same_command_on_the_same_data(
     assert record.recipe == "micro-other"
     with pytest.raises(UserError, match=f"has conditioner '{kind.__name__}', recipe micro 'TrackConditioner'"):
         training.run(micro(), data, tmp_path / "again", base=base, adapter=adapter)
+
+
+def test_a_seed_and_pairs_are_of_the_run(learnt: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, base = learnt / "data/worlds", learnt / "data/base"
+    drawn = training.build(replace(micro(), examples=None, pairs=20), data, base, None, torch.device("cpu"))
+    names = [drawn.feed.examples[index].name for index in range(len(drawn.feed.examples))]
+    assert len(set(names)) == 20
+    fewer = training.build(replace(micro(), examples=None, pairs=5), data, base, None, torch.device("cpu"))
+    assert {fewer.feed.examples[index].name for index in range(5)} < set(names)
+    assert fewer.feed.fingerprint() != drawn.feed.fingerprint()
+    for count in (0, 91):
+        with pytest.raises(UserError, match=f"pairs of a world's cameras: expected 1 to 90, got {count}"):
+            training.build(replace(micro(), examples=None, pairs=count), data, base, None, torch.device("cpu"))
+    with pytest.raises(UserError, match=r"plan\.seed: 0 there, 3 now"):
+        parse(["train", "micro", str(learnt / "data"), str(learnt / "out"), "--resume", "--steps", "20", "--seed", "3"]).run()
 
 
 def test_data_that_are_not_encoded_name_the_command(learnt: Path, tmp_path: Path) -> None:

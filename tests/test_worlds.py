@@ -15,6 +15,7 @@ import torch
 from track2view import training
 from track2view.cli.commands import parse
 from track2view.errors import UserError
+from track2view.evaluate import true_pair
 from track2view.geometry import invert
 from track2view.model.checkpoint import load_vae
 from track2view.model.conditioners.tracks import TrackCondition
@@ -26,7 +27,9 @@ from track2view.recipes import micro
 from track2view.records import Queries
 from track2view.scenes import make_rig, make_training_world, make_varied_world, render_view, split_seed, track_points
 from track2view.train.adapter import AdapterTask
+from track2view.train.rendered import render_pairs
 from track2view.train.worlds import ClipLatents, WorldClips, WorldPairs, encode_worlds, write_worlds
+from track2view.warp import exact_renderer
 
 FRAMES, SIZE, GRID = 9, (32, 56), (3, 5)
 
@@ -108,6 +111,36 @@ def test_all_pairs_and_clips_are_distinct_and_go_to_other_processes(worlds: Path
     assert torch.equal(copy[3].target, pairs[3].target)
     assert torch.equal(clips[15].latents, pairs[90 + 5 * 9].source.float())
     assert not torch.equal(pairs.text_of(""), clips[0].text)
+
+
+def test_rendered_views_are_what_the_exact_warp_shows(worlds: Path, encoded: Path, base: Path) -> None:
+    render_pairs(worlds, encoded, base, 2)
+    pairs = WorldPairs(worlds, encoded, rendered=True)
+    pairs.verify()
+    drawn = pairs.drawn(2)
+    assert [index // 90 for index in drawn] == [0, 0, 1, 1]
+    vae = load_vae(base)
+    for index in (drawn[0], drawn[3]):
+        truth = true_pair(training.pair_of(pairs, index), frames=FRAMES, size=SIZE)
+        renderer = exact_renderer(truth.world, truth.source_camera, truth.source)
+        views = [renderer.render(truth.target_camera, frame) for frame in range(FRAMES)]
+        seen = torch.stack([each.seen for each in views])
+        colour = torch.where(seen[:, None], torch.stack([each.colour for each in views]), 128)
+        given = pairs[index].rendered
+        assert given is not None
+        assert torch.allclose(given.latents.float(), encode(vae, pairs.grid.padded(colour)), atol=2e-3, rtol=1e-3)
+        assert float(given.shown.float().mean()) == pytest.approx(
+            float(seen[:1].float().mean() + 2 * seen[1:].float().mean()) / 3, abs=1e-3
+        )
+        assert pairs.pixels(index)[0].equal(truth.source.colour)
+    other = next(index for index in range(90) if index not in drawn)
+    with pytest.raises(UserError, match=r"has no rendered view of .*`track2view curate encode --rendered` with more pairs"):
+        pairs[other]
+    before = {each.name: each.read_bytes() for each in (encoded / "rendered").glob("*.safetensors")}
+    render_pairs(worlds, encoded, base, 3)
+    assert all((encoded / "rendered" / name).read_bytes() == content for name, content in before.items())
+    assert len(WorldPairs(worlds, encoded, rendered=True).drawn(3)) == 6
+    assert all(WorldPairs(worlds, encoded, rendered=True)[index].rendered is not None for index in pairs.drawn(3))
 
 
 def test_what_people_film_is_trained_on_and_scored_alike(tmp_path: Path, base: Path) -> None:

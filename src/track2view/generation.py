@@ -11,12 +11,13 @@ from torch.nn.functional import interpolate
 
 from track2view.errors import notice
 from track2view.folders import written_whole
-from track2view.model.diffusion import DiffusionSettings, Track2ViewPipeline
+from track2view.model.diffusion import DiffusionSettings, Rendered, Track2ViewPipeline
 from track2view.model.text import caption
 from track2view.pipeline import Shot, default_queries
 from track2view.records import CameraPath, Clip, Queries, Size
 from track2view.signals import Stopped, noted
 from track2view.video import clip_images, write_video
+from track2view.warp import DenseDepth, WarpRenderer
 
 
 class Interrupted(Stopped):
@@ -64,8 +65,9 @@ class Generator:
         cameras = tracking.camera.resized(size), target.resized(size)
         if size != shot.scene.size:
             notice(f"made at {size[0]}×{size[1]}, near what the model was trained on, and enlarged")
+        guide = rendered(scene, shot.depth, *cameras) if self.model.model.conditioner.reads_rendered else None
         with noted(signal.SIGINT) as interrupted:
-            small = self.model(scene, tracking.tracks, *cameras, self.settings, lambda step, latents: bool(interrupted))
+            small = self.model(scene, tracking.tracks, *cameras, self.settings, lambda step, latents: bool(interrupted), guide)
         made = replace(small, frames=resampled(small.frames, shot.scene.size))
         if interrupted:
             with written_whole(out) as folder:
@@ -79,6 +81,13 @@ class Generator:
         scale = 1.0 if trained is None else min(1.0, min(trained) / min(clip.size))
         height, width = (round(side * scale) for side in clip.size)
         return height, width
+
+
+def rendered(clip: Clip, depth: DenseDepth, camera: CameraPath, target: CameraPath) -> Rendered:
+    """The clip as the weight-free renderer shows it along ``target``."""
+    renderer = WarpRenderer(clip, depth, camera)
+    views = [renderer.render(target, frame) for frame in range(len(target))]
+    return Rendered(colour=torch.stack([each.colour for each in views]), shown=torch.stack([each.seen for each in views]))
 
 
 def resampled(frames: UInt8[Tensor, "T 3 h w"], size: Size) -> UInt8[Tensor, "T 3 H W"]:

@@ -1,5 +1,6 @@
 """From a recipe to a run: what it trains on, from which base, on which device; and what it takes before anything is loaded."""
 
+import inspect
 import json
 import shutil
 import tempfile
@@ -20,6 +21,7 @@ from track2view.evaluate import Pair, score_clip, true_pair
 from track2view.model.checkpoint import MINI, AdapterRecord, add_lora, check_base, load_adapter, load_transformer, load_vae
 from track2view.model.conditioners import Conditioner
 from track2view.model.conditioners.camera import CameraConditioner
+from track2view.model.conditioners.render import RenderConditioner
 from track2view.model.conditioners.tracks import TrackConditioner
 from track2view.model.conditioners.trajectory import TrajectoryConditioner
 from track2view.model.conditioners.unconditional import UnconditionalConditioner
@@ -36,6 +38,7 @@ from track2view.recipes import (
     CameraShape,
     ConditionerShape,
     Recipe,
+    RenderShape,
     TrajectoryShape,
     UnconditionalShape,
     VaeRecipe,
@@ -57,6 +60,7 @@ from track2view.train.worlds import ClipLatents, WorldClips, WorldPairs, encode_
 KINDS: dict[type, tuple[type[Conditioner], Reads]] = {
     ConditionerShape: (TrackConditioner, "tracks"),
     CameraShape: (CameraConditioner, "camera"),
+    RenderShape: (RenderConditioner, "rendered"),
     TrajectoryShape: (TrajectoryConditioner, "tracks"),
     UnconditionalShape: (UnconditionalConditioner, "nothing"),
 }
@@ -213,9 +217,16 @@ def new_conditioner(transformer: WanTransformer3DModel, shape: AnyShape) -> Cond
     width = transformer.config["num_attention_heads"] * transformer.config["attention_head_dim"]
     if isinstance(shape, ConditionerShape):
         return TrackConditioner(token_width=width, **asdict(shape))
-    found = KINDS[type(shape)][0].from_config({"token_width": width, "blocks": len(transformer.blocks), **asdict(shape)})
+    kind = KINDS[type(shape)][0]
+    base = {"token_width": width, "blocks": len(transformer.blocks), **_latents_of(transformer)}
+    taken = inspect.signature(kind.__init__).parameters
+    found = kind.from_config({name: each for name, each in base.items() if name in taken} | asdict(shape))
     assert isinstance(found, Conditioner)
     return found
+
+
+def _latents_of(transformer: WanTransformer3DModel) -> dict[str, int]:
+    return {"latent_channels": transformer.config["in_channels"], "patch": transformer.config["patch_size"][1]}
 
 
 def continued_adapter(transformer: WanTransformer3DModel, recipe: AdapterRecipe, folder: Path) -> tuple[DualViewModel, AdapterRecord]:
@@ -287,10 +298,11 @@ def _adapter_task(
     else:
         model, earlier = continued_adapter(transformer, recipe, adapter)
         begun = {"begun_with": f"{earlier.recipe or 'an adapter'} of step {earlier.step}"}
-    whole = _pairs(data, base)
-    pairs = whole if recipe.examples is None else Some(whole, range(recipe.examples))
+    _, reads = KINDS[type(recipe.conditioner)]
+    whole = _pairs(data, base, reads)
+    pairs = _chosen(whole, recipe)
     worlds = whole.record if isinstance(whole, WorldPairs) else None
-    others = None if held_out is None else _pairs(held_out, base)
+    others = None if held_out is None else _pairs(held_out, base, reads)
     record = AdapterRecord(
         base=base.name,
         width=model.conditioner.config["token_width"],
@@ -307,7 +319,6 @@ def _adapter_task(
         recipe=recipe.name,
         data={"fingerprint": pairs.fingerprint(), "examples": len(pairs), **begun},
     )
-    _, reads = KINDS[type(recipe.conditioner)]
     feed = PairFeed(pairs, seed=recipe.plan.seed, shift=recipe.shift, tracks=recipe.tracks, reads=reads)
     return AdapterTask(
         model,
@@ -323,6 +334,15 @@ def _adapter_task(
         shift=recipe.shift,
         tracks=recipe.tracks,
     )
+
+
+def _chosen(whole: Examples, recipe: AdapterRecipe) -> Examples:
+    """What a recipe trains on of its data."""
+    if recipe.pairs is not None:
+        if not isinstance(whole, WorldPairs):
+            raise UserError(f"recipe {recipe.name} draws pairs of procedural worlds; give what `track2view scenes clips` wrote")
+        return Some(whole, whole.drawn(recipe.pairs))
+    return whole if recipe.examples is None else Some(whole, range(recipe.examples))
 
 
 def pair_of(pairs: WorldPairs, index: int) -> Pair:
@@ -370,8 +390,13 @@ def _vae_task(recipe: VaeRecipe, data: Path, base: Path | None, held_out: Path |
     return VaeTask(TrainableVae(vae), feed, held_out=[others[index] for index in _spread(others, VALIDATED)])
 
 
-def _pairs(folder: Path, base: Path) -> Examples:
-    return (WorldPairs if is_worlds(folder) else TrainingSamples)(folder, _encoded(folder, base))
+def _pairs(folder: Path, base: Path, reads: Reads) -> Examples:
+    encoded = _encoded(folder, base)
+    if is_worlds(folder):
+        return WorldPairs(folder, encoded, rendered=reads == "rendered")
+    if reads == "rendered":
+        raise UserError(f"{folder}: a rendered view is made of procedural worlds alone so far; give what `track2view scenes clips` wrote")
+    return TrainingSamples(folder, encoded)
 
 
 def _encoded(folder: Path, base: Path) -> Path:

@@ -191,19 +191,29 @@ class EncodeSamples:
     """Base in diffusers' Wan layout."""
     size: tuple[int, int] | None = None
     """Height and width to encode at, instead of each video's own: resized to cover them, then cut at the centre."""
+    rendered: int | None = None
+    """Of worlds: also render so many pairs of each world's cameras without weights, for recipes that end in -render."""
+    workers: int = 1
+    """Processes that render pairs."""
     device: str = "cpu"
     """Where to compute: cpu, cuda."""
 
     def run(self) -> None:
         """Encode them."""
         from track2view.curate.encode import encode_samples
+        from track2view.train.rendered import render_pairs
         from track2view.train.worlds import encode_worlds, is_worlds
 
         if is_worlds(self.folder):
             if self.size is not None:
                 raise UserError("--size: clips of worlds are encoded at their own size; make others with `track2view scenes clips --size`")
-            print(encode_worlds(self.folder, self.base, device=self.device))
+            encoded = encode_worlds(self.folder, self.base, device=self.device)
+            if self.rendered is not None:
+                render_pairs(self.folder, encoded, self.base, self.rendered, workers=self.workers)
+            print(encoded)
             return
+        if self.rendered is not None:
+            raise UserError("--rendered: pairs are rendered of procedural worlds, which `track2view scenes clips` writes")
         print(encode_samples(self.folder, self.base, size=self.size, device=self.device))
 
 

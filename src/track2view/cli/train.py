@@ -9,7 +9,7 @@ import tyro
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    """Train micro, mini-vae, mini-base, mini, one-gpu, paper, or an ablation such as paper-layers-2. Ctrl-C keeps what is done."""
+    """Train micro, mini-vae, mini-base, mini, proof, one-gpu, paper, or an ablation such as paper-layers-2. Ctrl-C keeps what is done."""
 
     recipe: tyro.conf.Positional[str]
     """Which (src/track2view/recipes.py)."""
@@ -33,6 +33,8 @@ class Train:
     """Of the optimiser, instead of the recipe's."""
     precision: Literal["float32", "bfloat16"] | None = None
     """Of products, instead of the recipe's: on processors without bfloat16 its products are emulated, at a quarter of float32's rate."""
+    seed: int | None = None
+    """Of order, draws and new weights, instead of the recipe's."""
     resume: bool = False
     """Go on with the run in OUT."""
     dry_run: bool = False
@@ -49,6 +51,8 @@ class Train:
             recipe = replace(recipe, plan=recipe.plan.lasting(self.steps))
         if self.precision is not None:
             recipe = replace(recipe, plan=replace(recipe.plan, precision=self.precision))
+        if self.seed is not None:
+            recipe = replace(recipe, plan=replace(recipe.plan, seed=self.seed))
         from track2view import training
 
         if self.dry_run:

@@ -8,7 +8,6 @@ first one's.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 
 import numpy as np
 import torch
@@ -19,10 +18,9 @@ from torch import Tensor
 from track2view.errors import UserError
 from track2view.evaluate.render_compare import CameraErrors, camera_errors, estimate_cameras
 from track2view.metrics import psnr, ssim
-from track2view.records import CameraPath, Clip, Size
+from track2view.records import CameraPath, Size
 from track2view.scenes import Content, RenderedViews, World, make_rig, make_training_world, render_path, shown_by
-from track2view.scenes.rig import FPS
-from track2view.warp import DenseDepth, WarpRenderer
+from track2view.warp import exact_renderer
 
 LATENT_STRIDE = 4
 RESAMPLES, CONFIDENCE = 9999, 0.95
@@ -137,12 +135,7 @@ def copy_of_source(truth: PairTruth) -> UInt8[Tensor, "T 3 H W"]:
 
 def exact_warp(truth: PairTruth) -> UInt8[Tensor, "T 3 H W"]:
     """The control that knows all depth: the weight-free renderer on the source clip, its holes filled in its own way."""
-    moving = torch.tensor([truth.world.moves(index) for index in range(len(truth.world.solids))])[truth.source.solid]
-    renderer = WarpRenderer(
-        Clip(frames=truth.source.colour, fps=Fraction(FPS)),
-        DenseDepth.exact(disparity=1 / truth.source.depth, moving=moving),
-        truth.source_camera,
-    )
+    renderer = exact_renderer(truth.world, truth.source_camera, truth.source)
     return torch.stack([renderer.render(truth.target_camera, frame).colour for frame in range(len(truth.target_camera))])
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -10,12 +11,12 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.pipelines.wan.pipeline_wan import WanPipeline
 from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from track2view.errors import UserError, notice
 from track2view.model.checkpoint import AdapterRecord, load_adapter, load_transformer, load_vae, lora_as_base, save_adapter
-from track2view.model.conditioners.protocol import Conditioning, Given
+from track2view.model.conditioners.protocol import Conditioning, Given, Known, RenderedView
 from track2view.model.cost import MEMORY_MODES, MemoryMode, Shape, memory_needed
 from track2view.model.dual_view import DualViewModel, Memory, attention_backends
 from track2view.model.latents import LatentGrid, Strides, decode, encode
@@ -63,6 +64,18 @@ class DiffusionSettings:
     def __post_init__(self) -> None:
         if not 0 < self.overlap < self.window:
             raise UserError(f"overlap: expected less than the window of {self.window} frames, got {self.overlap}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rendered:
+    """A clip by a renderer without weights, of a clip's size and length.
+
+    Attributes:
+        shown: pixels that it has from the clip.
+    """
+
+    colour: UInt8[Tensor, "T 3 H W"]
+    shown: Bool[Tensor, "T H W"]
 
 
 class Track2ViewPipeline:
@@ -133,12 +146,15 @@ class Track2ViewPipeline:
         target_camera: CameraPath,
         settings: DiffusionSettings | None = None,
         preview: Preview | None = None,
+        rendered: Rendered | None = None,
     ) -> Clip:
         """The clip as seen along ``target_camera``.
 
         Args:
             tracks: in the world of both cameras; of each window, those that start where the adapter's plan says, or all if none do.
             preview: see :func:`track2view.model.sampling.denoise`; if it stops a window, later ones are not begun.
+            rendered: the clip along ``target_camera`` by a renderer without weights, for an adapter that reads one
+                (:attr:`Conditioner.reads_rendered`).
 
         Raises:
             UserError: what :meth:`check` refuses, tracks or cameras of another length, or no tracks seen where the conditioner reads
@@ -152,7 +168,15 @@ class Track2ViewPipeline:
         windows = []
         for window in plan_windows(len(clip), settings, self.strides):
             grid = LatentGrid(frames=len(window), size=clip.size, strides=self.strides)
-            given = self.model.conditioner.given(*self._cut(tracks, source_camera, target_camera, window), grid)
+            part = slice(window.start, window.stop)
+            known = Known(
+                tracks=self._cut(tracks, window),
+                source=source_camera[part],
+                target=target_camera[part],
+                grid=grid,
+                rendered=None if rendered is None else self._encoded(rendered, part, grid, settings.memory),
+            )
+            given = self.model.conditioner.given(known)
             windows.append(_Window(frames=window, grid=grid, given=given))
         if not any(window.given.alive for window in windows):
             raise UserError("no track is visible in the source view; track more points, or check the source camera")
@@ -241,18 +265,21 @@ class Track2ViewPipeline:
     def _planned(self, window: range) -> list[int]:
         return [window[frame] for frame in self.record.queries.frames]
 
-    def _cut(self, tracks: TrackSet, source: CameraPath, target: CameraPath, window: range) -> tuple[TrackSet, CameraPath, CameraPath]:
-        """The window's tracks and cameras."""
+    def _encoded(self, rendered: Rendered, part: slice, grid: LatentGrid, memory: MemoryMode) -> RenderedView:
+        with self._vae_on_device(memory):
+            return RenderedView.of(rendered.colour[part], rendered.shown[part], grid, partial(encode, self.vae))
+
+    def _cut(self, tracks: TrackSet, window: range) -> TrackSet:
+        """The window's tracks."""
         planned = torch.isin(tracks.query_frame, torch.tensor(self._planned(window)))
         chosen = planned if bool(planned.any()) else torch.ones_like(planned)
         frames = slice(window.start, window.stop)
-        part = TrackSet(
+        return TrackSet(
             xyz_world=tracks.xyz_world[frames, chosen],
             visible=tracks.visible[frames, chosen],
             confidence=tracks.confidence[frames, chosen],
             query_frame=(tracks.query_frame[chosen] - window.start).clamp(0, len(window) - 1),
         )
-        return part, source[frames], target[frames]
 
     @property
     def _smaller(self) -> str:

@@ -178,6 +178,8 @@ def _solved(
         evidence = FocalEvidence.of(state, seen, free, 1.0)
         state = solve(state, seen, free=free, focal=belief.pull(evidence.noise), scale=1.0, iterations=30)
         estimated, deviation = evidence.decides(belief), evidence.left_open(belief)
+        if not estimated and (held := belief.within(state.focal)) != state.focal:
+            state = solve(replace(state, focal=held), seen, free=free, focal=None, scale=1.0, iterations=30)
     error, in_front = residuals(state, seen)
     rotation, centre = all_frames(state, seen, keyframes, points, tracks.visible, static)
     return CameraMotion(

@@ -21,6 +21,8 @@ CAUTION = 2.0
 """Of a clip's deviation: regions err together too."""
 LEAST_SPREAD = 0.3
 """No clip places tracks better, in working pixels; where nothing moves residuals vanish whatever the lens, and would say all is known."""
+FARTHEST = 2.45
+"""Deviations from what is believed, beyond which a clip must tell the lens: it sees 20° to 109° of the longer side where it does not."""
 TOGETHER = 10.0
 """How many tracks may be taken to err as one while a solution grows, before that is measured."""
 
@@ -45,6 +47,11 @@ class FocalBelief:
     def pull(self, noise: float) -> FocalPull:
         """How it weighs beside residuals that are worth so many squared pixels."""
         return FocalPull(log_focal=math.log(self.focal), weight=noise / self.deviation**2)
+
+    def within(self, focal: float) -> float:
+        """A focal length that a clip hardly tells, no farther from the median than :data:`FARTHEST` deviations."""
+        most = math.exp(FARTHEST * self.deviation)
+        return min(max(focal, self.focal / most), self.focal * most)
 
     def first_pull(self, state: BundleState, seen: Observations) -> FocalPull:
         """The same before it is known how tracks err together."""

@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 from track2view.encoding import EncodingRecord, caption_key, latents_key
 from track2view.errors import UserError
 from track2view.model.conditioners.camera import CameraCondition
+from track2view.model.conditioners.protocol import RenderedView
 from track2view.model.conditioners.tracks import TrackCondition, ViewCondition
 from track2view.samples import Sample, read_manifest
 from track2view.shards import ShardReader
@@ -36,6 +37,7 @@ class Example:
         text: encoder states of the caption, zeros beyond its end.
         condition: its tracks at latent frames, in the padded picture; a batch of one.
         camera: where its target camera goes; a batch of one.
+        rendered: its target by a renderer without weights, a batch of one; None where it is not read.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Example:
     text: Float32[Tensor, "L E"]
     condition: TrackCondition
     camera: CameraCondition
+    rendered: RenderedView | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,6 +144,7 @@ class Batch:
         source, target, text: as in :class:`Example`.
         condition: of as many tracks as the richest example has; what others lack is invalid, of confidence 0.
         camera: where target cameras go.
+        rendered: targets by a renderer without weights; None where they are not read.
     """
 
     names: tuple[str, ...]
@@ -149,6 +153,7 @@ class Batch:
     text: Float32[Tensor, "B L E"]
     condition: TrackCondition
     camera: CameraCondition
+    rendered: RenderedView | None = None
 
     @staticmethod
     def stack(examples: Sequence[Example]) -> "Batch":
@@ -172,6 +177,7 @@ class Batch:
             text=torch.stack([each.text for each in examples]),
             condition=_joined([each.condition for each in examples]),
             camera=CameraCondition(poses=torch.cat([each.camera.poses for each in examples])),
+            rendered=_views_joined([each.rendered for each in examples if each.rendered is not None]),
         )
 
     def pin_memory(self) -> "Batch":
@@ -296,6 +302,15 @@ def _joined(conditions: list[TrackCondition]) -> TrackCondition:
         source=joined([each.source for each in conditions]),
         target=joined([each.target for each in conditions]),
         confidence=filled([each.confidence for each in conditions]),
+    )
+
+
+def _views_joined(views: list[RenderedView]) -> RenderedView | None:
+    """One batch of rendered views; None of none."""
+    if not views:
+        return None
+    return RenderedView(
+        latents=torch.cat([each.latents.float() for each in views]), shown=torch.cat([each.shown.float() for each in views])
     )
 
 

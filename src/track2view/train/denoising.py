@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
+from track2view.errors import UserError
 from track2view.model.conditioners.protocol import Given
 from track2view.model.conditioners.tracks import TrackCondition, ViewCondition
 from track2view.model.conditioners.unconditional import NoCondition
@@ -24,7 +25,7 @@ TrackChoice = Literal["all", "first", "half", "quarter"]
 """Which tracks of an example there are at all (the paper's ablation of queries): those that start at the source's first frame, or a
 share drawn once for each example."""
 SHARES: dict[TrackChoice, float] = {"half": 0.5, "quarter": 0.25}
-Reads = Literal["tracks", "camera", "nothing"]
+Reads = Literal["tracks", "camera", "rendered", "nothing"]
 """What of an example its conditioner reads."""
 SIGMAS = (0.1, 0.3, 0.5, 0.7, 0.9)
 """At which validation measures."""
@@ -152,10 +153,24 @@ class ClipFeed(Feed):
 
 
 def read(of: Example | Batch, reads: Reads) -> Given:
-    """What a conditioner gets."""
-    if reads == "nothing":
-        return NoCondition()
-    return of.condition if reads == "tracks" else of.camera
+    """What a conditioner gets.
+
+    Raises:
+        UserError: a rendered view where none was read.
+    """
+    match reads:
+        case "tracks":
+            return of.condition
+        case "camera":
+            return of.camera
+        case "nothing":
+            return NoCondition()
+        case "rendered":
+            if of.rendered is None:
+                raise UserError(
+                    "rendered views: these data have none; `track2view curate encode --rendered` makes those of procedural worlds"
+                )
+            return of.rendered
 
 
 def with_choice(example: Example, tracks: TrackChoice) -> Example:

@@ -27,6 +27,7 @@ from track2view.errors import UserError, check_positive
 from track2view.files import read_record, write_record
 from track2view.model.checkpoint import check_base, load_vae
 from track2view.model.conditioners.camera import CameraCondition
+from track2view.model.conditioners.protocol import RenderedView
 from track2view.model.conditioners.tracks import TrackCondition
 from track2view.model.latents import LatentGrid, Strides, encode, lay_channels_last
 from track2view.model.text import load_tokenizer, text_length
@@ -334,13 +335,19 @@ class WorldPairs(_Encoded):
     Args:
         folder: of worlds.
         encoded: what :func:`encode_worlds` made of it.
+        rendered: examples have their rendered views, those that there are (:mod:`track2view.train.rendered`).
 
     Raises:
         UserError: one of these missing, damaged or not whole.
     """
 
-    def __init__(self, folder: Path, encoded: Path) -> None:
+    def __init__(self, folder: Path, encoded: Path, *, rendered: bool = False) -> None:
         super().__init__(folder, encoded)
+        if rendered and not (encoded / "rendered/index.parquet").exists():
+            raise UserError(
+                f"{encoded}: has no rendered views; `track2view curate encode --rendered` with how many pairs of a world makes them"
+            )
+        self._rendered = ShardReader(encoded / "rendered") if rendered else None
         strides, record = self.encoding.strides, self.record
         last = record.frames - 1
         self._frames = [min(frame * strides.frames, last) for frame in range(self.grid.latent_frames)]
@@ -354,19 +361,55 @@ class WorldPairs(_Encoded):
         seed, source, target = self.place_of(index)
         tracks = self._reader.tracks(seed, source, self._frames)
         seen, asked = (self._reader.camera(seed, number, self._frames) for number in (source, target))
+        name = self.name_of(index)
         return Example(
-            name=f"{seed}/cam{source + 1:02d}_cam{target + 1:02d}",
+            name=name,
             source=self._latents_of(seed, source),
             target=self._latents_of(seed, target),
             text=self.text_of(self._reader.caption(seed)),
             condition=TrackCondition.of(pair_by_projection(tracks, seen, asked), self._at_latents),
             camera=CameraCondition.of(seen, asked, self._at_latents),
+            rendered=self._rendered_view(name),
         )
+
+    def _rendered_view(self, name: str) -> RenderedView | None:
+        if self._rendered is None:
+            return None
+        if f"{name}/latents" not in self._rendered:
+            raise UserError(
+                f"{self._rendered.folder}: has no rendered view of {name}; `track2view curate encode --rendered` with more pairs"
+            )
+        return RenderedView(latents=self._rendered[f"{name}/latents"][None], shown=self._rendered[f"{name}/shown"][None])
+
+    def name_of(self, index: int) -> str:
+        """As ``<seed>/cam01_cam02``, source and target."""
+        seed, source, target = self.place_of(index)
+        return f"{seed}/cam{source + 1:02d}_cam{target + 1:02d}"
+
+    def verify(self) -> None:
+        """Checksums of all shards; raises :class:`UserError` that names a damaged one."""
+        super().verify()
+        if self._rendered is not None:
+            self._rendered.verify()
 
     def place_of(self, index: int) -> tuple[str, int, int]:
         """Seed of an example's world, and the numbers of its source and target cameras, from 0."""
         number, pair = divmod(index, len(PAIRS))
         return self._reader.seeds[number], *PAIRS[pair]
+
+    def drawn(self, count: int) -> list[int]:
+        """Numbers of ``count`` examples of each world, drawn by its seed.
+
+        Raises:
+            UserError: more than a world has.
+        """
+        if not 0 < count <= len(PAIRS):
+            raise UserError(f"pairs of a world's cameras: expected 1 to {len(PAIRS)}, got {count}")
+        return [
+            number * len(PAIRS) + pair
+            for number, seed in enumerate(self._reader.seeds)
+            for pair in sorted(np.random.default_rng(int(seed)).permutation(len(PAIRS))[:count].tolist())
+        ]
 
     def pixels(self, index: int) -> tuple[UInt8[Tensor, "T 3 H W"], UInt8[Tensor, "T 3 H W"]]:
         """Source and target clips of an example."""

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from track2view.cameras.moves import RECAM_METRES_TO_PIVOT
 from track2view.errors import UserError
 from track2view.geometry import invert
-from track2view.model.conditioners.protocol import Conditioner, Conditioning, Views
+from track2view.model.conditioners.protocol import Conditioner, Conditioning, Known, Views
 from track2view.model.latents import LatentGrid
-from track2view.records import CameraPath, TrackSet
+from track2view.records import CameraPath
 
 POSE_VALUES = 12
 
@@ -120,9 +120,9 @@ class CameraConditioner(Conditioner):
         self.gradient_checkpointing = False  # diffusers asks for it; there is nothing here that is worth computing twice
 
     @staticmethod
-    def given(tracks: TrackSet, source: CameraPath, target: CameraPath, grid: LatentGrid) -> CameraCondition:
+    def given(known: Known) -> CameraCondition:
         """The cameras alone."""
-        return CameraCondition.of(source, target, grid)
+        return CameraCondition.of(known.source, known.target, known.grid)
 
     def forward(self, source_tokens: Float[Tensor, "B F h w D"], given: CameraCondition) -> CameraConditioning:
         """What attention of each block shall read beside its tokens."""

@@ -2,17 +2,22 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
-from jaxtyping import Float
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
+from torch.nn.functional import avg_pool3d
 
 from track2view.errors import UserError
 from track2view.model.latents import LatentGrid
 from track2view.records import CameraPath, TrackSet
+
+GREY = 128
+"""What a rendered view has where it shows nothing: the middle of what a VAE takes."""
 
 
 class Views(NamedTuple):
@@ -72,6 +77,66 @@ class Given(Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RenderedView:
+    """A clip as rendered without weights along the target path.
+
+    Attributes:
+        latents: clean, of unit variance; of grey where nothing is shown.
+        shown: share of each latent's pixels and frames that the render shows, 0…1.
+    """
+
+    latents: Float[Tensor, "B C F Y X"]
+    shown: Float[Tensor, "B F Y X"]
+
+    @property
+    def alive(self) -> bool:
+        """Whether it shows anything."""
+        return bool((self.shown > 0).any())
+
+    def to(self, device: torch.device) -> "RenderedView":
+        """The same on another device."""
+        return RenderedView(latents=self.latents.to(device), shown=self.shown.to(device))
+
+    @staticmethod
+    def of(
+        colour: UInt8[Tensor, "T 3 H W"],
+        shown: Bool[Tensor, "T H W"],
+        grid: LatentGrid,
+        encode: Callable[[Float[Tensor, "1 3 t y x"]], Float[Tensor, "1 C F Y X"]],
+    ) -> "RenderedView":
+        """Of a renderer's frames and which of their pixels it has from the clip.
+
+        Args:
+            encode: to latents of unit variance, with the base's VAE.
+        """
+        clear = torch.where(shown[:, None], colour, torch.tensor(GREY, dtype=torch.uint8))
+        padded = grid.padded((shown * 255).to(torch.uint8)[:, None].expand(-1, 3, -1, -1))[:, :1] / 2 + 0.5
+        s = grid.strides
+        begin, rest = padded[:, :, :1], padded[:, :, 1:]
+        pooled = [avg_pool3d(begin, (1, s.pixels, s.pixels))]
+        if rest.shape[2]:
+            pooled.append(avg_pool3d(rest, (s.frames, s.pixels, s.pixels)))
+        return RenderedView(latents=encode(grid.padded(clear)), shown=torch.cat(pooled, dim=2)[:, 0])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Known:
+    """What is known of one clip and one target camera, of which each conditioner takes what it reads.
+
+    Attributes:
+        tracks: in the world of both cameras.
+        source, target: as many frames as the tracks and the grid.
+        rendered: None where nobody asked for it: it is costly, and most conditioners do not read it.
+    """
+
+    tracks: TrackSet
+    source: CameraPath
+    target: CameraPath
+    grid: LatentGrid
+    rendered: RenderedView | None = None
+
+
 class Conditioner(ModelMixin, ConfigMixin, ABC):
     """A network from what it reads (paired tracks, poses, a guide) and the clean source's tokens to a :class:`Conditioning`.
 
@@ -79,10 +144,13 @@ class Conditioner(ModelMixin, ConfigMixin, ABC):
     blocks belong to its own tree.
     """
 
+    reads_rendered: ClassVar[bool] = False
+    """Whether it needs :attr:`Known.rendered`."""
+
     @staticmethod
     @abstractmethod
-    def given(tracks: TrackSet, source: CameraPath, target: CameraPath, grid: LatentGrid) -> Given:
-        """What it reads of one clip and target camera; frames are the grid's, tracks are in the world of both cameras.
+    def given(known: Known) -> Given:
+        """What it reads.
 
         Raises:
             UserError: cameras that do not fit the tracks or each other.

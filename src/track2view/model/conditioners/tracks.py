@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from track2view.model.conditioners.bilinear import sample_tracks, scatter_tracks
-from track2view.model.conditioners.protocol import Conditioner, Conditioning, Views
+from track2view.model.conditioners.protocol import Conditioner, Conditioning, Known, Views
 from track2view.model.latents import LatentGrid
 from track2view.pairing import pair_by_projection
-from track2view.records import CameraPath, PairedTracks, TrackSet, ViewTracks
+from track2view.records import PairedTracks, ViewTracks
 
 ROBUST_RANGE = (0.02, 0.98)
 BEYOND_RANGE = 0.5
@@ -162,9 +162,9 @@ class TrackConditioner(Conditioner):
         self.gradient_checkpointing = False
 
     @staticmethod
-    def given(tracks: TrackSet, source: CameraPath, target: CameraPath, grid: LatentGrid) -> TrackCondition:
+    def given(known: Known) -> TrackCondition:
         """Tracks as both cameras see them."""
-        return TrackCondition.of(pair_by_projection(tracks, source, target), grid)
+        return TrackCondition.of(pair_by_projection(known.tracks, known.source, known.target), known.grid)
 
     def forward(self, source_tokens: Float[Tensor, "B F h w D"], given: TrackCondition) -> TrackContext:
         """What to add to the source's and to the target's tokens before the first block; zeros if no track lives."""

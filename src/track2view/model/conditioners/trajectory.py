@@ -18,11 +18,9 @@ from torch.nn.functional import layer_norm, linear, scaled_dot_product_attention
 
 from track2view.errors import UserError
 from track2view.model.conditioners.bilinear import cell_shares, sample_tracks
-from track2view.model.conditioners.protocol import Conditioner, Conditioning, Views
+from track2view.model.conditioners.protocol import Conditioner, Conditioning, Known, Views
 from track2view.model.conditioners.tracks import TrackCondition, time_embedding
-from track2view.model.latents import LatentGrid
 from track2view.pairing import pair_by_projection
-from track2view.records import CameraPath, TrackSet
 
 
 class Trajectories(NamedTuple):
@@ -126,9 +124,9 @@ class TrajectoryConditioner(Conditioner):
         self.gradient_checkpointing = False  # diffusers asks for it; what is costly happens in blocks, which compute again themselves
 
     @staticmethod
-    def given(tracks: TrackSet, source: CameraPath, target: CameraPath, grid: LatentGrid) -> TrackCondition:
+    def given(known: Known) -> TrackCondition:
         """Tracks as both cameras see them."""
-        return TrackCondition.of(pair_by_projection(tracks, source, target), grid)
+        return TrackCondition.of(pair_by_projection(known.tracks, known.source, known.target), known.grid)
 
     def forward(self, source_tokens: Float[Tensor, "B F h w D"], given: TrackCondition) -> TrajectoryConditioning:
         """What each block shall gather along which tracks."""

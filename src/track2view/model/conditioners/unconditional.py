@@ -8,9 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from track2view.model.conditioners.camera import CameraConditioning
-from track2view.model.conditioners.protocol import Conditioner
-from track2view.model.latents import LatentGrid
-from track2view.records import CameraPath, TrackSet
+from track2view.model.conditioners.protocol import Conditioner, Known
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,7 +42,7 @@ class UnconditionalConditioner(Conditioner):
         self.gradient_checkpointing = False  # diffusers asks for it; there is nothing here to compute
 
     @staticmethod
-    def given(tracks: TrackSet, source: CameraPath, target: CameraPath, grid: LatentGrid) -> NoCondition:
+    def given(known: Known) -> NoCondition:
         """Nothing of all this."""
         return NoCondition()
 
