@@ -18,7 +18,7 @@ PRECISION ?=
 PROCESSES ?= 2
 TRAIN = $(BIN)/torchrun --standalone --nproc-per-node $(PROCESSES) -m track2view train
 
-.PHONY: setup demo test test-slow test-gpu lint bench bench-model bench-gpu fuzz data-demo mini mini-smoke clean
+.PHONY: setup demo test test-slow test-gpu lint bench bench-model bench-gpu fuzz data-demo evaluate-demo mini mini-smoke clean
 
 setup: .venv/installed
 
@@ -67,6 +67,10 @@ data-demo: setup
 	$(BIN)/track2view curate run data-demo/data data-demo/curated --workers 2
 	$(BIN)/track2view curate inspect data-demo/curated/samples --out data-demo/samples
 
+# Eight worlds by every method that needs no download: evaluate-demo/report.html.
+evaluate-demo: setup
+	$(BIN)/track2view evaluate evaluate-demo --static 4 --dynamic 4 --method truth copy shuffled-camera warp-tracked warp-exact mini-misled mini
+
 # Every stage goes on where it was stopped; its best weights so far are under its model/.
 mini: setup
 	$(BIN)/track2view scenes clips $(MINI)/validation --split validation --count $(HELD_OUT) --workers 2
@@ -82,4 +86,4 @@ mini-smoke:
 	$(MAKE) mini MINI=mini-smoke WORLDS=16 HELD_OUT=8 VAE_STEPS=60 BASE_STEPS=30 STEPS=20
 
 clean:
-	rm -rf .venv demo data-demo out bench mini-smoke
+	rm -rf .venv demo data-demo evaluate-demo out bench mini-smoke

@@ -17,7 +17,7 @@ from track2view.pipeline import Shot, default_queries
 from track2view.records import CameraPath, Clip, Queries, Size
 from track2view.signals import Stopped, noted
 from track2view.video import clip_images, write_video
-from track2view.warp import DenseDepth, WarpRenderer
+from track2view.warp import WarpRenderer
 
 
 class Interrupted(Stopped):
@@ -65,7 +65,8 @@ class Generator:
         cameras = tracking.camera.resized(size), target.resized(size)
         if size != shot.scene.size:
             notice(f"made at {size[0]}×{size[1]}, near what the model was trained on, and enlarged")
-        guide = rendered(scene, shot.depth, *cameras) if self.model.model.conditioner.reads_rendered else None
+        reads = self.model.model.conditioner.reads_rendered
+        guide = rendered(WarpRenderer(scene, shot.depth, cameras[0]), cameras[1]) if reads else None
         with noted(signal.SIGINT) as interrupted:
             small = self.model(scene, tracking.tracks, *cameras, self.settings, lambda step, latents: bool(interrupted), guide)
         made = replace(small, frames=resampled(small.frames, shot.scene.size))
@@ -83,9 +84,8 @@ class Generator:
         return height, width
 
 
-def rendered(clip: Clip, depth: DenseDepth, camera: CameraPath, target: CameraPath) -> Rendered:
-    """The clip as the weight-free renderer shows it along ``target``."""
-    renderer = WarpRenderer(clip, depth, camera)
+def rendered(renderer: WarpRenderer, target: CameraPath) -> Rendered:
+    """A clip as the weight-free renderer shows it along ``target``."""
     views = [renderer.render(target, frame) for frame in range(len(target))]
     return Rendered(colour=torch.stack([each.colour for each in views]), shown=torch.stack([each.seen for each in views]))
 

@@ -245,6 +245,8 @@ def proof() -> AdapterRecipe:
     plan = replace(
         short.plan,
         steps=512,
+        batch=4,
+        micro_batch=2,
         warmup=50,
         decay=128,
         average=0.99,

@@ -4,6 +4,7 @@ import inspect
 import json
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -303,6 +304,7 @@ def _adapter_task(
     pairs = _chosen(whole, recipe)
     worlds = whole.record if isinstance(whole, WorldPairs) else None
     others = None if held_out is None else _pairs(held_out, base, reads)
+    eligible = others.drawn(recipe.pairs) if isinstance(others, WorldPairs) and recipe.pairs is not None else range(len(others or ()))
     record = AdapterRecord(
         base=base.name,
         width=model.conditioner.config["token_width"],
@@ -326,8 +328,8 @@ def _adapter_task(
         record,
         base,
         held_out=others,
-        validated=_spread(others, VALIDATED),
-        sampled=_spread(others, SAMPLED) if isinstance(others, WorldPairs) else (),
+        validated=_spread(eligible, VALIDATED),
+        sampled=_spread(eligible, SAMPLED) if isinstance(others, WorldPairs) else (),
         vae=load_vae(base) if isinstance(others, WorldPairs) else None,
         pixels=others.pixels if isinstance(others, WorldPairs) else None,
         score=partial(_score, others) if isinstance(others, WorldPairs) else None,
@@ -374,8 +376,8 @@ def _base_task(recipe: BaseRecipe, data: Path, base: Path, held_out: Path | None
         feed,
         base,
         held_out=others,
-        validated=_spread(others, 2 * VALIDATED),
-        sampled=_spread(others, SAMPLED),
+        validated=_spread(range(len(others)), 2 * VALIDATED),
+        sampled=_spread(range(len(others)), SAMPLED),
         vae=load_vae(base),
         shift=recipe.shift,
     )
@@ -387,7 +389,7 @@ def _vae_task(recipe: VaeRecipe, data: Path, base: Path | None, held_out: Path |
     clips, others = WorldClips(data), WorldClips(held_out)
     vae = lively(new_vae(SIZES[recipe.shape])) if base is None else load_vae(base).requires_grad_(True)
     feed = PieceFeed(clips, frames=recipe.frames, size=recipe.size, seed=recipe.plan.seed)
-    return VaeTask(TrainableVae(vae), feed, held_out=[others[index] for index in _spread(others, VALIDATED)])
+    return VaeTask(TrainableVae(vae), feed, held_out=[others[index] for index in _spread(range(len(others)), VALIDATED)])
 
 
 def _pairs(folder: Path, base: Path, reads: Reads) -> Examples:
@@ -406,8 +408,8 @@ def _encoded(folder: Path, base: Path) -> Path:
     return found
 
 
-def _spread(examples: Any, count: int) -> list[int]:
-    """Numbers of some examples, evenly from the first to the last."""
-    if examples is None:
+def _spread(indices: Sequence[int], count: int) -> list[int]:
+    """Some of them, evenly from the first to the last."""
+    if not indices:
         return []
-    return torch.linspace(0, len(examples) - 1, min(count, len(examples))).round().long().tolist()
+    return [indices[place] for place in torch.linspace(0, len(indices) - 1, min(count, len(indices))).round().long().tolist()]

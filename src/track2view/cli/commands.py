@@ -1,10 +1,13 @@
-"""The command line: typed commands, no logic. ``track2view render | track | cameras | model | scenes | curate | train | tracker``."""
+"""The command line: typed commands, no logic.
+
+``track2view render | track | cameras | model | scenes | curate | train | evaluate | tracker``."""
 
 from typing import Annotated
 
 import tyro
 
 from track2view.cli.cameras import Cameras
+from track2view.cli.evaluate import Evaluate
 from track2view.cli.model import Model
 from track2view.cli.render import Render, Track
 from track2view.cli.scenes import Curate, Scenes
@@ -19,6 +22,7 @@ Command = (
     | Annotated[Scenes, tyro.conf.subcommand("scenes")]
     | Annotated[Curate, tyro.conf.subcommand("curate")]
     | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[TrackerTools, tyro.conf.subcommand("tracker")]
 )
 

@@ -160,7 +160,7 @@ def score_clip(truth: PairTruth, clip: UInt8[Tensor, "T 3 H W"]) -> PairScore:
 
 def score_many(scores: Sequence[PairScore]) -> dict[str, Interval]:
     """Each number's mean over pairs."""
-    return {name: _interval([each.values[name] for each in scores]) for name in scores[0].values}
+    return {name: interval([each.values[name] for each in scores]) for name in scores[0].values}
 
 
 def compare_many(scores: Sequence[PairScore], others: Sequence[PairScore]) -> dict[str, Interval]:
@@ -172,7 +172,7 @@ def compare_many(scores: Sequence[PairScore], others: Sequence[PairScore]) -> di
     if [each.pair for each in scores] != [each.pair for each in others]:
         raise UserError("scores to compare: expected the same pairs in the same order")
     return {
-        name: _interval([one.values[name] - other.values[name] for one, other in zip(scores, others, strict=True)])
+        name: interval([one.values[name] - other.values[name] for one, other in zip(scores, others, strict=True)])
         for name in scores[0].values
     }
 
@@ -187,7 +187,8 @@ def _fidelity(clip: UInt8[Tensor, "T 3 H W"], truth: UInt8[Tensor, "T 3 H W"], c
     )
 
 
-def _interval(values: list[float]) -> Interval:
+def interval(values: Sequence[float]) -> Interval:
+    """Mean and percentile bootstrap (9,999 draws, seed 0) of the values that are no NaN."""
     known = np.array([each for each in values if not math.isnan(each)])
     if len(known) < 2 or not np.isfinite(known).all():
         return Interval(mean=float(known.mean()) if len(known) else math.nan, low=math.nan, high=math.nan, pairs=len(known))

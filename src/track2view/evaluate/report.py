@@ -1,0 +1,238 @@
+"""One HTML file that says what an evaluation found: tables, plots and clips inside it, no script, nothing fetched."""
+
+import base64
+import io
+import math
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from html import escape
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from track2view.evaluate.benchmark import Benchmark
+from track2view.evaluate.procedural import Interval, interval, true_pair
+from track2view.evaluate.run import Row
+from track2view.files import atomic_path
+from track2view.records import Clip
+from track2view.scenes.rig import FPS
+from track2view.video import clip_images, read_clip, write_video
+
+SHOWN, ENLARGED = 2, 3
+PLOT_INCHES = (6.4, 3.2)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A measure as the tables show it."""
+
+    title: str
+    value: str
+    times: float = 1.0
+    digits: int = 2
+
+
+COLUMNS = (
+    Column("RotErr °", "rotation"),
+    Column("TransErr cm", "translation", 100, 1),
+    Column("of the path %", "translation_percent", 1, 1),
+    Column("AUC at 5°", "auc"),
+    Column("PSNR seen", "psnr_seen"),
+    Column("PSNR unseen", "psnr_disoccluded"),
+    Column("SSIM seen", "ssim_seen", 1, 3),
+    Column("flicker", "flicker"),
+)
+PAPER = (
+    ("Trajectory Attention", 25, 3.54, 0.309, 38.25, 28.57, 98.49, 94.87, 0.826),
+    ("Track2View", 25, 1.24, 0.085, 33.95, 29.06, 99.28, 95.81, 1.070),
+    ("TrajectoryCrafter", 49, 2.12, 0.721, 29.34, 28.87, 98.70, 94.70, 0.737),
+    ("Track2View", 49, 1.31, 0.280, 29.30, 29.07, 99.35, 94.71, 0.876),
+    ("Gen3C", 81, 4.21, 3.715, 30.32, 28.55, 99.04, 92.47, 0.644),
+    ("ReCamMaster", 81, 2.20, 2.096, 33.85, 28.48, 99.33, 92.93, 0.579),
+    ("Track2View", 81, 1.55, 0.818, 26.82, 28.89, 99.38, 93.22, 0.695),
+)
+"""The paper's Table 1: method, frames, RotErr, TransErr, FID, CLIP-T, CLIP-F, CLIP-V, Mat.Pix in thousands."""
+PAPER_COLUMNS = ("method", "frames", "RotErr °", "TransErr", "FID", "CLIP-T", "CLIP-F", "CLIP-V", "Mat.Pix K")
+STYLE = """
+:root { color-scheme: light dark; --line: #8884; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 0 auto; padding: 1rem; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-size: 0.875rem; font-variant-numeric: tabular-nums; }
+th, td { padding: 0.3rem 0.6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: Canvas; }
+td small { display: block; opacity: 0.7; }
+figure { margin: 1rem 0; } figure svg { width: 100%; height: auto; max-width: 42rem; background: white; border-radius: 4px; }
+video { width: 100%; max-width: 60rem; image-rendering: pixelated; }
+code { overflow-wrap: anywhere; }
+"""
+
+
+def write_report(path: Path, benchmark: Benchmark, rows: Sequence[Row], out: Path, command: str) -> None:
+    """What ``rows`` say.
+
+    Args:
+        rows: of several methods; the last one's clips are shown, and its differences from the others.
+        out: the folder that :func:`track2view.evaluate.run.evaluate` wrote, for the clips.
+        command: that made the rows.
+    """
+    methods = list(dict.fromkeys(row.method for row in rows))
+    parts = [
+        f"<h1>{benchmark.static} static and {benchmark.dynamic} dynamic worlds</h1>",
+        f"<p>{benchmark.frames} frames of {benchmark.size[0]}×{benchmark.size[1]}, exact truth, test split ({benchmark.content}). "
+        "Cameras are found by rendering the known world; “found” is the share of frames in which one could be, and errors are means "
+        "over these; AUC counts the others as failed. The row of the truth is the floor of each measure. “Seen” are pixels whose "
+        "place the source shows at the same time. Small print: 95 % of bootstrap means over worlds.</p>",
+        f"<p><code>{escape(command)}</code></p>",
+    ]
+    for title, chosen in groups(rows):
+        parts.append(f"<h2>{title}</h2>{_table(methods, chosen)}")
+    if len(methods) > 1:
+        parts.append(f"<h2>{escape(methods[-1])} minus the others, world by world</h2>{_differences(methods, rows)}")
+    parts.append(f"<h2>By camera and by parallax</h2>{_by_camera(methods, rows)}{_by_parallax(methods, rows)}")
+    parts.append(
+        f"<h2>Worst and best of {escape(methods[-1])}</h2>{_clips(benchmark, [row for row in rows if row.method == methods[-1]], out)}"
+    )
+    parts.append(f"<h2>What could not be made, or not as it was</h2>{_remarks(rows)}")
+    parts.append(
+        "<h2>The paper's own numbers</h2><p>Track2View, Table 1: theirs, of 400 clips at 480p by other estimators, not run again; "
+        f"they cannot be compared with the numbers above.</p>{_html(PAPER_COLUMNS, [[str(each) for each in row] for row in PAPER])}"
+    )
+    page = (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>track2view evaluate</title><style>{STYLE}</style></head><body>{''.join(parts)}</body></html>"
+    )
+    with atomic_path(path) as partial:
+        partial.write_text(page)
+
+
+def groups(rows: Sequence[Row]) -> Iterable[tuple[str, list[Row]]]:
+    """All rows, and those of still and of moving worlds where there are both."""
+    yield "All worlds", list(rows)
+    kinds = {row.dynamic for row in rows}
+    if len(kinds) > 1:
+        yield "Static worlds", [row for row in rows if not row.dynamic]
+        yield "Dynamic worlds", [row for row in rows if row.dynamic]
+
+
+def means(rows: Sequence[Row], method: str, value: str) -> Interval:
+    """A method's mean over worlds in which it has the number."""
+    found = (row.values.get(value) for row in rows if row.method == method)
+    return interval([each for each in found if each is not None])
+
+
+def differences(rows: Sequence[Row], method: str, other: str, value: str) -> Interval:
+    """Mean of ``method`` minus ``other`` over worlds in which both have the number."""
+    own, theirs = ({row.case: row.values.get(value) for row in rows if row.method == name} for name in (method, other))
+    pairs = [(own[case], theirs.get(case)) for case in own]
+    return interval([one - two for one, two in pairs if one is not None and two is not None])
+
+
+def _table(methods: list[str], rows: Sequence[Row]) -> str:
+    head = ["method", "clips", "failed", "found %", *(column.title for column in COLUMNS)]
+    body = []
+    for method in methods:
+        own = [row for row in rows if row.method == method]
+        found = means(rows, method, "converged")
+        body.append(
+            [escape(method), str(len(own)), str(sum(bool(row.reason) for row in own)), _number(found, Column("", "", 100, 0))]
+            + [_number(means(rows, method, column.value), column) for column in COLUMNS]
+        )
+    return _html(head, body)
+
+
+def _differences(methods: list[str], rows: Sequence[Row]) -> str:
+    body = [
+        [f"minus {escape(other)}", *(_number(differences(rows, methods[-1], other, column.value), column) for column in COLUMNS)]
+        for other in methods[:-1]
+    ]
+    return _html(["", *(column.title for column in COLUMNS)], body)
+
+
+def _number(of: Interval, column: Column) -> str:
+    """Mean, and in small print its interval and of how many, or a dash where there is none."""
+    if math.isnan(of.mean):
+        return "–"
+    mean, low, high = (f"{each * column.times:.{column.digits}f}" for each in (of.mean, of.low, of.high))
+    span = "" if math.isnan(of.low) else f"{low} … {high}, "
+    return f"{mean}<small>{span}{of.pairs}</small>"
+
+
+def _html(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    top = "".join(f"<th>{each}</th>" for each in head)
+    lines = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in line)}</tr>" for line in body)
+    return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{lines}</tbody></table></div>'
+
+
+def _plot(draw: Callable[[Figure], None], caption: str) -> str:
+    """An SVG that is the same whenever it is drawn."""
+    figure, content = Figure(figsize=PLOT_INCHES, layout="constrained"), io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": "track2view", "font.size": 9}):
+        draw(figure)
+        figure.savefig(content, format="svg", metadata={"Date": None})
+    picture = content.getvalue()
+    return f"<figure>{picture[picture.index('<svg') :]}<figcaption>{caption}</figcaption></figure>"
+
+
+def _by_camera(methods: list[str], rows: Sequence[Row]) -> str:
+    cameras = sorted({row.target for row in rows})
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        for method in methods:
+            heights = [means([row for row in rows if row.target == camera], method, "rotation").mean for camera in cameras]
+            axes.plot(cameras, heights, "o-", label=method)
+        axes.set_ylabel("RotErr, °")
+        axes.legend(fontsize=7)
+
+    return _plot(draw, "Rotation error by the camera that is asked for; a gap where no frame's camera could be found.")
+
+
+def _by_parallax(methods: list[str], rows: Sequence[Row]) -> str:
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        for method in methods:
+            own = [(row.parallax, row.values.get("psnr_seen")) for row in rows if row.method == method]
+            places = np.array([each for each in own if each[1] is not None], dtype=float).reshape(-1, 2)
+            axes.plot(places[:, 0], places[:, 1], "o", ms=3, alpha=0.7, label=method)
+        axes.set_xlabel("parallax between the two cameras, °")
+        axes.set_ylabel("PSNR of what is seen, dB")
+        axes.legend(fontsize=7)
+
+    return _plot(draw, "Likeness of what the source shows, by how far the cameras are apart.")
+
+
+def _clips(benchmark: Benchmark, rows: Sequence[Row], out: Path) -> str:
+    """Source, exact view and clip, beside each other."""
+    scored = [(value, row) for row in rows if (value := row.values.get("psnr_seen")) is not None]
+    scored.sort(key=lambda each: each[0])
+    chosen = dict.fromkeys(row.case for _, row in (*scored[:SHOWN], *scored[-SHOWN:]))
+    by_name = {case.name: case for case in benchmark.cases}
+    parts = []
+    with tempfile.TemporaryDirectory() as place:
+        for value, row in scored:
+            if row.case not in chosen or row.case not in by_name:
+                continue
+            truth = true_pair(by_name[row.case].pair, frames=benchmark.frames, size=benchmark.size)
+            made = read_clip(out / "clips" / row.method / f"{row.case}.mp4").frames
+            beside = torch.cat([truth.source.colour, truth.target.colour, made], dim=3)
+            large = beside.repeat_interleave(ENLARGED, 2).repeat_interleave(ENLARGED, 3)
+            film = Path(place) / "clip.mp4"
+            write_video(film, clip_images(Clip(frames=large, fps=Fraction(FPS))), Fraction(FPS))
+            data = base64.b64encode(film.read_bytes()).decode()
+            parts.append(
+                f'<figure><video controls loop muted playsinline preload="metadata" src="data:video/mp4;base64,{data}"></video>'
+                f"<figcaption>{escape(row.case)}: source, exact view, {escape(row.method)}; {value:.1f} dB on what is seen"
+                "</figcaption></figure>"
+            )
+    return "".join(parts) or "<p>No clip was made.</p>"
+
+
+def _remarks(rows: Sequence[Row]) -> str:
+    told = [[escape(row.method), escape(row.case), escape(row.reason or row.note)] for row in rows if row.reason or row.note]
+    return _html(["method", "world", "what"], told) if told else "<p>Nothing.</p>"

@@ -1,0 +1,155 @@
+"""Evaluating: every case by every method, scored against the exact truth; each row is kept as soon as it is known."""
+
+import csv
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from fractions import Fraction
+from pathlib import Path
+
+import pyarrow
+from pyarrow import parquet
+
+from track2view.errors import UserError
+from track2view.evaluate.benchmark import Benchmark, Case
+from track2view.evaluate.methods import Made, Method
+from track2view.evaluate.procedural import PairTruth, score_clip, true_pair
+from track2view.files import atomic_path, read_record, write_record
+from track2view.metrics import flicker
+from track2view.progress import progress
+from track2view.records import Clip
+from track2view.scenes.rig import FPS
+from track2view.video import clip_images, write_video
+
+FORMAT = "track2view.benchmark/1"
+NAME = "benchmark.json"
+ROWS = "rows.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One method's clip of one case.
+
+    Attributes:
+        case, method: names.
+        dynamic: whether things move in the world.
+        source, target: cameras of the rig.
+        parallax: mean angle by which what both views show is seen apart, degrees.
+        seconds: that the method took.
+        reason: why there is no clip; empty where there is one.
+        note: what had to be done to the clip to compare it; empty if nothing.
+        values: numbers by name; None where there is no such number (no camera converged, no pixel of the kind, no clip).
+    """
+
+    case: str
+    method: str
+    dynamic: bool
+    source: str
+    target: str
+    parallax: float
+    seconds: float
+    reason: str = ""
+    note: str = ""
+    values: Mapping[str, float | None] = field(default_factory=dict)
+
+
+def evaluate(benchmark: Benchmark, methods: Mapping[str, Method], out: Path) -> list[Row]:
+    """Make and score every clip that ``out`` does not have; what a method cannot make is a row with its reason.
+
+    ``out`` gets ``rows.jsonl``, and at the end ``rows.csv``, ``rows.parquet`` and ``clips/<method>/<case>.mp4``.
+
+    Raises:
+        UserError: ``out`` holds another benchmark's rows.
+    """
+    _begin(benchmark, out)
+    rows = {(row.case, row.method): row for row in read_rows(out)}
+    for case in progress(benchmark.cases, "evaluating", len(benchmark.cases)):
+        left = [name for name in methods if (case.name, name) not in rows]
+        if not left:
+            continue
+        truth = true_pair(case.pair, frames=benchmark.frames, size=benchmark.size)
+        for name in left:
+            rows[case.name, name] = row = _row(case, truth, name, methods[name], out)
+            with (out / ROWS).open("a") as file:
+                file.write(json.dumps(asdict(row)) + "\n")
+    kept = [rows[case.name, name] for name in methods for case in benchmark.cases]
+    _write_tables(kept, out)
+    return kept
+
+
+def read_rows(out: Path) -> list[Row]:
+    """Those of a run, also of one that was killed: a last line that is not whole is cut off."""
+    path = out / ROWS
+    if not path.exists():
+        return []
+    text = path.read_text()
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        path.write_text(whole)
+    return [Row(**json.loads(line)) for line in whole.splitlines()]
+
+
+def _begin(benchmark: Benchmark, out: Path) -> None:
+    """A folder of one benchmark: it may grow in worlds and methods, and in nothing else."""
+    if (out / NAME).exists():
+        there = read_record(out / NAME, Benchmark, FORMAT, what="an evaluation", maker="track2view evaluate")
+        for name in ("frames", "size", "content"):
+            if getattr(there, name) != getattr(benchmark, name):
+                raise UserError(f"{out}: holds rows of {name} {getattr(there, name)}, now {getattr(benchmark, name)}; give another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    write_record(out / NAME, benchmark, FORMAT)
+
+
+def _row(case: Case, truth: PairTruth, name: str, method: Method, out: Path) -> Row:
+    started = time.perf_counter()
+    made: Made | None = None
+    reason = ""
+    try:
+        made = method(case, truth)
+    except UserError as error:
+        reason = str(error)
+    seconds = time.perf_counter() - started
+    values: dict[str, float | None] = {}
+    if made is not None:
+        score = score_clip(truth, made.frames)
+        found = {**score.values, "seen": score.seen.share, "flicker": flicker(made.frames, truth.target.colour)}
+        values = {key: value if math.isfinite(value) else None for key, value in found.items()}
+        path = out / "clips" / name / f"{case.name}.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_video(path, clip_images(Clip(frames=made.frames, fps=Fraction(FPS))), Fraction(FPS), crf=4)
+    return Row(
+        case=case.name,
+        method=name,
+        dynamic=case.pair.dynamic,
+        source=case.pair.source,
+        target=case.pair.target,
+        parallax=parallax(truth),
+        seconds=seconds,
+        reason=reason,
+        note="" if made is None else made.note,
+        values=values,
+    )
+
+
+def parallax(truth: PairTruth) -> float:
+    """Mean angle between the rays from both cameras to what the source shows, degrees."""
+    source, target = truth.source_camera.world_from_camera, truth.target_camera.world_from_camera
+    apart = (source[:, :3, 3] - target[:, :3, 3]).norm(dim=1)
+    depth = truth.source.depth.flatten(1).double().quantile(0.5, dim=1)
+    return float((apart / depth).atan().rad2deg().mean())
+
+
+def _write_tables(rows: list[Row], out: Path) -> None:
+    names = list(dict.fromkeys(key for row in rows for key in row.values))
+    flat = [
+        {**{key: value for key, value in asdict(row).items() if key != "values"}, **{key: row.values.get(key) for key in names}}
+        for row in rows
+    ]
+    with atomic_path(out / "rows.parquet") as partial:
+        parquet.write_table(pyarrow.Table.from_pylist(flat), partial)
+    with atomic_path(out / "rows.csv") as partial, partial.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(flat[0]))
+        writer.writeheader()
+        writer.writerows(flat)

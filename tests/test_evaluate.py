@@ -1,0 +1,209 @@
+"""Evaluating: what is asked of a benchmark, of methods and of anybody's videos, and what the report says of it."""
+
+import json
+import re
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+import torch
+
+from track2view.cli.commands import parse
+from track2view.errors import UserError
+from track2view.evaluate.benchmark import WORLDS, Benchmark
+from track2view.evaluate.methods import METHODS, ByModel, Method, Videos
+from track2view.evaluate.procedural import PairTruth, true_pair
+from track2view.evaluate.report import differences, means, write_report
+from track2view.evaluate.run import ROWS, Row, evaluate, read_rows
+from track2view.model.checkpoint import AdapterRecord, QueryPlan, load_transformer, save_adapter
+from track2view.model.conditioners.render import RenderConditioner
+from track2view.model.conditioners.tracks import TrackConditioner
+from track2view.model.diffusion import Track2ViewPipeline
+from track2view.model.dual_view import DualViewModel, DualViewModes
+from track2view.model.make import new_model
+from track2view.model.parallel import trainable_parameters
+from track2view.records import Clip
+from track2view.video import clip_images, write_video
+
+SMALL = Benchmark(static=1, dynamic=1, frames=5)
+CONTROLS = ("truth", "copy", "shuffled-camera", "warp-exact")
+
+
+@pytest.fixture(scope="module")
+def truth() -> PairTruth:
+    return true_pair(SMALL.cases[1].pair, frames=SMALL.frames, size=SMALL.size)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Row]]:
+    out = tmp_path_factory.mktemp("evaluate") / "out"
+    return out, evaluate(SMALL, {name: METHODS[name] for name in CONTROLS}, out)
+
+
+def test_a_smaller_benchmark_is_part_of_a_larger_one() -> None:
+    whole, few = Benchmark(), Benchmark(static=2, dynamic=3, frames=9, size=(32, 56))
+    assert len(whole.cases) == 2 * WORLDS == len({case.name for case in whole.cases}) == len({case.pair.seed for case in whole.cases})
+    assert set(few.cases) < set(whole.cases)
+    assert [case.pair.dynamic for case in few.cases] == [False, False, True, True, True]
+    assert all(case.pair.source != case.pair.target for case in whole.cases)
+    assert min(case.pair.seed for case in whole.cases) >= 2_000_000_000, "of the split that no training sees"
+    for wrong, told in (
+        ({"static": 201}, "static: the benchmark has 200 such worlds, got 201"),
+        ({"static": 0, "dynamic": 0}, "one world"),
+    ):
+        with pytest.raises(UserError, match=told):
+            Benchmark(**wrong)
+
+
+def test_controls_come_out_in_their_order(run: tuple[Path, list[Row]]) -> None:
+    _, rows = run
+    assert [(row.case, row.method) for row in rows] == [(case.name, name) for name in CONTROLS for case in SMALL.cases]
+    seen, turned = ({name: means(rows, name, value).mean for name in CONTROLS} for value in ("psnr_seen", "rotation"))
+    assert seen["warp-exact"] > seen["copy"] + 3
+    assert seen["warp-exact"] > seen["shuffled-camera"] + 3
+    assert turned["truth"] < 0.1
+    assert not turned["shuffled-camera"] < 1
+    truth = [row for row in rows if row.method == "truth"]
+    assert all(row.values["psnr_seen"] is None and row.values["flicker"] == 0 and row.values["converged"] == 1 for row in truth)
+
+
+def test_a_row_is_kept_as_soon_as_it_is_known_and_made_once(tmp_path: Path) -> None:
+    made: list[tuple[str, str]] = []
+
+    def counted(name: str) -> Method:
+        def method(case, truth):
+            made.append((case.name, name))
+            if name == "stops" and len(made) == 4:
+                raise KeyboardInterrupt
+            if name == "fails":
+                raise UserError("no such weights")
+            return METHODS["copy"](case, truth)
+
+        return method
+
+    methods = {name: counted(name) for name in ("works", "fails", "stops")}
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(SMALL, {"works": methods["works"], "stops": methods["stops"]}, tmp_path)
+    assert len(read_rows(tmp_path)) == 3
+    with (tmp_path / ROWS).open("a") as file:
+        file.write('{"case": "dynamic-200')
+    rows = evaluate(SMALL, methods, tmp_path)
+    assert len(made) == len(set(made)) + 1 == 7, "one was interrupted, and made again"
+    failed = [row for row in rows if row.method == "fails"]
+    assert [row.reason for row in failed] == ["no such weights"] * 2
+    assert all(not row.values for row in failed)
+    assert means(rows, "fails", "psnr").pairs == 0
+    assert evaluate(SMALL, methods, tmp_path) == rows
+    assert len(made) == 7
+    assert sorted(path.name for path in (tmp_path / "clips/works").iterdir()) == sorted(f"{case.name}.mp4" for case in SMALL.cases)
+    with pytest.raises(UserError, match=r"holds rows of frames 5, now 9; give another folder"):
+        evaluate(replace(SMALL, frames=9), methods, tmp_path)
+
+
+def test_two_runs_find_the_same_numbers(run: tuple[Path, list[Row]], tmp_path: Path) -> None:
+    out, rows = run
+    again = evaluate(SMALL, {name: METHODS[name] for name in CONTROLS}, tmp_path / "again")
+    assert [row.values for row in again] == [row.values for row in rows]
+    for folder, each in ((out, rows), (tmp_path / "again", again)):
+        write_report(tmp_path / f"{folder.name}.html", SMALL, each, folder, "track2view evaluate out")
+    assert (tmp_path / "out.html").read_bytes() == (tmp_path / "again.html").read_bytes()
+
+
+def film(path: Path, frames: torch.Tensor, fps: Fraction) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_video(path, clip_images(Clip(frames=frames, fps=fps)), fps, crf=4)
+
+
+def test_videos_of_anybody_are_brought_to_the_same_size_and_rate(truth: PairTruth, tmp_path: Path) -> None:
+    case, target = SMALL.cases[1], truth.target.colour
+    path = tmp_path / f"{case.name}.mp4"
+    with pytest.raises(UserError, match=rf"{path.name}: no such video in "):
+        Videos(folder=tmp_path)(case, truth)
+    film(path, target, Fraction(15))
+    same = Videos(folder=tmp_path)(case, truth)
+    assert same.note == ""
+    assert float((same.frames.float() - target.float()).abs().mean()) < 4
+    twice = target.repeat_interleave(2, 0).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    film(path, twice, Fraction(30))
+    brought = Videos(folder=tmp_path)(case, truth)
+    assert brought.note == "30 frames a second, read at 15; 128×224, resized to 64×112"
+    assert float((brought.frames.float() - target.float()).abs().mean()) < 4
+    film(path, target[:4], Fraction(15))
+    with pytest.raises(UserError, match=r"4 frames; 5 are needed"):
+        Videos(folder=tmp_path)(case, truth)
+    film(path, target, Fraction(30))
+    with pytest.raises(UserError, match=r"5 frames at 30 a second; 5 at 15 are needed"):
+        Videos(folder=tmp_path)(case, truth)
+    path.write_bytes(b"no video")
+    with pytest.raises(UserError, match=path.name):
+        Videos(folder=tmp_path)(case, truth)
+
+
+@pytest.mark.parametrize("kind", ["tracks", "render"])
+def test_a_model_is_given_what_it_reads_and_follows_the_camera_it_is_asked_for(truth: PairTruth, tmp_path: Path, kind: str) -> None:
+    new_model("micro", tmp_path)
+    transformer = load_transformer(tmp_path / "base")
+    width = transformer.config["num_attention_heads"] * transformer.config["attention_head_dim"]
+    torch.manual_seed(0)
+    if kind == "tracks":
+        conditioner = TrackConditioner(token_width=width, width=24, layers=1, heads=2, bands=4)
+    else:
+        channels = transformer.config["in_channels"]
+        conditioner = RenderConditioner(token_width=width, blocks=len(transformer.blocks), latent_channels=channels, guide_width=8)
+    for each in conditioner.parameters():
+        torch.nn.init.normal_(each, std=0.3)
+    record = AdapterRecord(
+        base="base",
+        width=width,
+        conditioner=type(conditioner).__name__,
+        modes=DualViewModes(),
+        queries=QueryPlan(rows=6, columns=10),
+        lora_rank=0,
+        lora_alpha=0,
+        frames=5,
+        guidance=1.0,
+        steps=1,
+    )
+    model = DualViewModel(transformer.requires_grad_(False), conditioner)
+    save_adapter(tmp_path / "adapter", trainable_parameters(model), record, conditioner.config)
+    pipe = Track2ViewPipeline.from_pretrained(tmp_path / "base", tmp_path / "adapter")
+    case = SMALL.cases[1]
+    asked, again, misled, other = (
+        ByModel(pipe=pipe, misled=misled, seed=seed)(case, truth) for misled, seed in ((False, 0), (False, 0), (True, 0), (False, 1))
+    )
+    assert asked.frames.shape == truth.target.colour.shape
+    assert torch.equal(asked.frames, again.frames)
+    assert not torch.equal(asked.frames, misled.frames)
+    assert not torch.equal(asked.frames, other.frames)
+
+
+def test_the_report_says_what_the_rows_say_and_fetches_nothing(run: tuple[Path, list[Row]], tmp_path: Path) -> None:
+    out, rows = run
+    failed = [replace(row, method="broken <b>", reason="no such video", values={}) for row in rows if row.method == "copy"]
+    write_report(tmp_path / "report.html", SMALL, [*failed, *rows], out, "track2view evaluate out --static 1")
+    page = (tmp_path / "report.html").read_text()
+    assert not re.search(r"""(?:src|href)=["'](?!data:|#)""", page)
+    assert "<script" not in page
+    assert "broken &lt;b&gt;" in page
+    assert page.count("<video") == 2
+    assert f"{means(rows, 'warp-exact', 'psnr_seen').mean:.2f}<small>" in page
+    gained = differences(rows, "warp-exact", "copy", "psnr_seen")
+    assert gained.mean == pytest.approx(means(rows, "warp-exact", "psnr_seen").mean - means(rows, "copy", "psnr_seen").mean)
+    assert f"{gained.mean:.2f}<small>" in page
+    assert page.count("no such video") == 2
+
+
+def test_the_command_writes_tables_clips_and_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["--static", "0", "--dynamic", "1", "--frames", "5"]
+    parse(["evaluate", str(tmp_path / "out"), *asked, "--method", "copy", "warp-tracked"]).run()
+    assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "out/report.html")
+    lines = (tmp_path / "out/rows.csv").read_text().splitlines()
+    assert len(lines) == 3
+    videos = tmp_path / "out/clips/copy"
+    with pytest.raises(UserError, match=r"there is a method named copy already"):
+        parse(["evaluate", str(tmp_path / "out"), *asked, "--method", "copy", "--videos", str(videos)]).run()
+    with pytest.raises(UserError, match=r"nowhere: no such folder"):
+        parse(["evaluate", str(tmp_path / "out"), *asked, "--videos", str(tmp_path / "nowhere")]).run()
+    rows = [json.loads(line) for line in (tmp_path / "out" / ROWS).read_text().splitlines()]
+    assert [row["method"] for row in rows] == ["copy", "warp-tracked"]
