@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 from scipy.linalg import sqrtm
+from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.kid import poly_mmd
 
 from track2view.errors import UserError
 from track2view.metrics import (
@@ -34,6 +36,27 @@ def test_the_frechet_distance_is_what_its_formula_says(count: int) -> None:
     assert frechet_distance(one, other) == pytest.approx(apart - 2 * by_eigenvalues, rel=1e-6)
     if count > one.shape[1]:
         assert frechet_distance(one, other) == pytest.approx(apart - 2 * np.trace(sqrtm(product)).real, rel=1e-6)
+
+
+class Pixels(torch.nn.Module):
+    """In the place of a network, so that torchmetrics measures features that are known."""
+
+    num_features = 12
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        return pictures.flatten(1).double()
+
+
+def test_distances_are_those_of_torchmetrics() -> None:
+    random = np.random.default_rng(7)
+    one, other = random.integers(0, 256, (30, 3, 2, 2)), random.integers(40, 200, (50, 3, 2, 2))
+    fid = FrechetInceptionDistance(feature=Pixels(), input_img_size=(3, 2, 2)).set_dtype(torch.float64)
+    for real, pictures in ((True, one), (False, other)):
+        fid.update(torch.from_numpy(pictures).to(torch.uint8), real=real)
+    features = [each.reshape(len(each), 12).astype(np.float64) for each in (one, other)]
+    assert frechet_distance(*features) == pytest.approx(float(fid.compute()), rel=1e-9)
+    mmd = poly_mmd(*(torch.from_numpy(each[:30] / 256) for each in features))
+    assert kernel_distance(*(each[:30] / 256 for each in features)) == pytest.approx(float(mmd), rel=1e-9)
 
 
 def test_distances_of_what_is_known() -> None:
