@@ -43,6 +43,8 @@ class Evaluate:
     """Base of these, in diffusers' Wan layout; the mini's by default."""
     videos: tuple[Path, ...] = ()
     """Folders of anybody's videos, one for each world and named as rows.csv names them; methods named after the folders."""
+    weights: Path | None = None
+    """Folder of published weights for further measures (the report says which, from where); they are not fetched."""
     seed: int = 0
     """Of models' noise."""
     device: str = "cpu"
@@ -52,6 +54,7 @@ class Evaluate:
         """Evaluate."""
         from track2view.evaluate.benchmark import Benchmark
         from track2view.evaluate.methods import METHODS, ByModel, Method, Videos
+        from track2view.evaluate.perception import measures_in
         from track2view.evaluate.report import write_report
         from track2view.evaluate.run import evaluate
         from track2view.model.checkpoint import MINI
@@ -75,7 +78,8 @@ class Evaluate:
             if name in methods:
                 raise UserError(f"{folder}: there is a method named {name} already; rename the folder")
             methods[name] = made(folder)
-        rows = evaluate(benchmark, methods, self.out)
+        measures, missing = measures_in(self.weights, self.device)
+        rows = evaluate(benchmark, methods, self.out, measures)
         report = self.out / "report.html"
-        write_report(report, benchmark, rows, self.out, shlex.join(["track2view", *sys.argv[1:]]))
+        write_report(report, benchmark, rows, self.out, shlex.join(["track2view", *sys.argv[1:]]), missing)
         print(report)

@@ -47,6 +47,15 @@ COLUMNS = (
     Column("SSIM seen", "ssim_seen", 1, 3),
     Column("flicker", "flicker"),
 )
+PERCEIVED = (
+    Column("CLIP-T", "clip_t"),
+    Column("CLIP-F", "clip_f"),
+    Column("CLIP-V", "clip_v"),
+    Column("subject consistency", "subject_consistency"),
+    Column("background consistency", "background_consistency"),
+    Column("temporal flickering", "steadiness"),
+)
+"""Of clips alone; the last needs no weights."""
 PAPER = (
     ("Trajectory Attention", 25, 3.54, 0.309, 38.25, 28.57, 98.49, 94.87, 0.826),
     ("Track2View", 25, 1.24, 0.085, 33.95, 29.06, 99.28, 95.81, 1.070),
@@ -73,13 +82,14 @@ code { overflow-wrap: anywhere; }
 """
 
 
-def write_report(path: Path, benchmark: Benchmark, rows: Sequence[Row], out: Path, command: str) -> None:
+def write_report(path: Path, benchmark: Benchmark, rows: Sequence[Row], out: Path, command: str, missing: Sequence[str] = ()) -> None:
     """What ``rows`` say.
 
     Args:
         rows: of several methods; the last one's clips are shown, and its differences from the others.
         out: the folder that :func:`track2view.evaluate.run.evaluate` wrote, for the clips.
         command: that made the rows.
+        missing: measures that could not be taken, and what they need, in lines.
     """
     methods = list(dict.fromkeys(row.method for row in rows))
     parts = [
@@ -92,6 +102,10 @@ def write_report(path: Path, benchmark: Benchmark, rows: Sequence[Row], out: Pat
     ]
     for title, chosen in groups(rows):
         parts.append(f"<h2>{title}</h2>{_table(methods, chosen)}")
+    known = [column for column in PERCEIVED if any(column.value in row.values for row in rows)]
+    lines = "".join(f"<li>Not measured: {escape(each)}</li>" for each in missing)
+    body = [[escape(method), *(_number(means(rows, method, column.value), column) for column in known)] for method in methods]
+    parts.append(f"<h2>As networks see the clips</h2>{_html(['method', *(column.title for column in known)], body)}<ul>{lines}</ul>")
     if len(methods) > 1:
         parts.append(f"<h2>{escape(methods[-1])} minus the others, world by world</h2>{_differences(methods, rows)}")
     parts.append(f"<h2>By camera and by parallax</h2>{_by_camera(methods, rows)}{_by_parallax(methods, rows)}")

@@ -15,9 +15,10 @@ from pyarrow import parquet
 from track2view.errors import UserError
 from track2view.evaluate.benchmark import Benchmark, Case
 from track2view.evaluate.methods import Made, Method
+from track2view.evaluate.perception import Measure
 from track2view.evaluate.procedural import PairTruth, score_clip, true_pair
 from track2view.files import atomic_path, read_record, write_record
-from track2view.metrics import flicker
+from track2view.metrics import flicker, steadiness
 from track2view.progress import progress
 from track2view.records import Clip
 from track2view.scenes.rig import FPS
@@ -40,6 +41,7 @@ class Row:
         seconds: that the method took.
         reason: why there is no clip; empty where there is one.
         note: what had to be done to the clip to compare it; empty if nothing.
+        measures: names of the further measures that were taken.
         values: numbers by name; None where there is no such number (no camera converged, no pixel of the kind, no clip).
     """
 
@@ -52,26 +54,34 @@ class Row:
     seconds: float
     reason: str = ""
     note: str = ""
+    measures: tuple[str, ...] = ()
     values: Mapping[str, float | None] = field(default_factory=dict)
 
 
-def evaluate(benchmark: Benchmark, methods: Mapping[str, Method], out: Path) -> list[Row]:
+def evaluate(benchmark: Benchmark, methods: Mapping[str, Method], out: Path, measures: Mapping[str, Measure] | None = None) -> list[Row]:
     """Make and score every clip that ``out`` does not have; what a method cannot make is a row with its reason.
 
     ``out`` gets ``rows.jsonl``, and at the end ``rows.csv``, ``rows.parquet`` and ``clips/<method>/<case>.mp4``.
 
+    Args:
+        measures: beside those of pictures and cameras, by the name of what they need.
+
     Raises:
-        UserError: ``out`` holds another benchmark's rows.
+        UserError: ``out`` holds rows of another benchmark, or without one of the measures.
     """
+    measures = measures or {}
     _begin(benchmark, out)
     rows = {(row.case, row.method): row for row in read_rows(out)}
+    for name in measures:
+        if lacking := next((row for row in rows.values() if row.values and name not in row.measures), None):
+            raise UserError(f"{out}: has no scores by {name} of {lacking.case} by {lacking.method}; give another folder")
     for case in progress(benchmark.cases, "evaluating", len(benchmark.cases)):
         left = [name for name in methods if (case.name, name) not in rows]
         if not left:
             continue
         truth = true_pair(case.pair, frames=benchmark.frames, size=benchmark.size)
         for name in left:
-            rows[case.name, name] = row = _row(case, truth, name, methods[name], out)
+            rows[case.name, name] = row = _row(case, truth, name, methods[name], out, measures)
             with (out / ROWS).open("a") as file:
                 file.write(json.dumps(asdict(row)) + "\n")
     kept = [rows[case.name, name] for name in methods for case in benchmark.cases]
@@ -88,7 +98,8 @@ def read_rows(out: Path) -> list[Row]:
     whole = text[: text.rfind("\n") + 1]
     if whole != text:
         path.write_text(whole)
-    return [Row(**json.loads(line)) for line in whole.splitlines()]
+    rows = [json.loads(line) for line in whole.splitlines()]
+    return [Row(**{**row, "measures": tuple(row["measures"])}) for row in rows]
 
 
 def _begin(benchmark: Benchmark, out: Path) -> None:
@@ -102,7 +113,7 @@ def _begin(benchmark: Benchmark, out: Path) -> None:
     write_record(out / NAME, benchmark, FORMAT)
 
 
-def _row(case: Case, truth: PairTruth, name: str, method: Method, out: Path) -> Row:
+def _row(case: Case, truth: PairTruth, name: str, method: Method, out: Path, measures: Mapping[str, Measure]) -> Row:
     started = time.perf_counter()
     made: Made | None = None
     reason = ""
@@ -115,6 +126,9 @@ def _row(case: Case, truth: PairTruth, name: str, method: Method, out: Path) -> 
     if made is not None:
         score = score_clip(truth, made.frames)
         found = {**score.values, "seen": score.seen.share, "flicker": flicker(made.frames, truth.target.colour)}
+        found["steadiness"] = steadiness(made.frames)
+        for measure in measures.values():
+            found |= measure(made.frames, truth.source.colour, truth.world.caption)
         values = {key: value if math.isfinite(value) else None for key, value in found.items()}
         path = out / "clips" / name / f"{case.name}.mp4"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -129,6 +143,7 @@ def _row(case: Case, truth: PairTruth, name: str, method: Method, out: Path) -> 
         seconds=seconds,
         reason=reason,
         note="" if made is None else made.note,
+        measures=tuple(measures),
         values=values,
     )
 
@@ -144,7 +159,10 @@ def parallax(truth: PairTruth) -> float:
 def _write_tables(rows: list[Row], out: Path) -> None:
     names = list(dict.fromkeys(key for row in rows for key in row.values))
     flat = [
-        {**{key: value for key, value in asdict(row).items() if key != "values"}, **{key: row.values.get(key) for key in names}}
+        {
+            **{key: value for key, value in asdict(row).items() if key not in ("values", "measures")},
+            **{key: row.values.get(key) for key in names},
+        }
         for row in rows
     ]
     with atomic_path(out / "rows.parquet") as partial:

@@ -1,0 +1,67 @@
+"""Weights that others publish and evaluation needs: what, from where, under which licence, and whether a file is that one."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from track2view.errors import UserError, notice
+from track2view.samples import file_sha256
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Published:
+    """A model that a user fetches into a folder of this name.
+
+    Attributes:
+        measures: what is measured with it.
+        source: where to get it.
+        licence: of the weights.
+        sha256: of files by name, where their makers' are known; of a file by another name nothing is known.
+    """
+
+    name: str
+    measures: tuple[str, ...]
+    source: str
+    licence: str
+    sha256: Mapping[str, str]
+
+    def found_in(self, weights: Path) -> Path | None:
+        """Its folder in a folder of weights; None where there is none.
+
+        Raises:
+            UserError: a file that is not the published one, by its checksum.
+        """
+        folder = weights / self.name
+        if not folder.is_dir():
+            return None
+        files = [path for path in sorted(folder.iterdir()) if path.suffix in (".bin", ".safetensors", ".pth")]
+        if not files:
+            raise UserError(f"{folder}: holds no weights; {self.remedy}")
+        for path in files:
+            known = self.sha256.get(path.name)
+            if known is None:
+                notice(f"{path}: its makers' checksum is not known here, so it is not checked")
+            elif file_sha256(path) != known:
+                raise UserError(f"{path}: is not the published file (its SHA-256 should be {known}); {self.remedy}")
+        return folder
+
+    @property
+    def remedy(self) -> str:
+        """Where it comes from, and where it goes."""
+        return f"get it from {self.source} ({self.licence}) into WEIGHTS/{self.name}"
+
+
+CLIP = Published(
+    name="clip-vit-base-patch32",
+    measures=("CLIP-T", "CLIP-F", "CLIP-V", "background consistency"),
+    source="https://huggingface.co/openai/clip-vit-base-patch32",
+    licence="MIT",
+    sha256={"pytorch_model.bin": "a63082132ba4f97a80bea76823f544493bffa8082296d62d71581a4feff1576f"},
+)
+DINO = Published(
+    name="dino-vitb16",
+    measures=("subject consistency",),
+    source="https://huggingface.co/facebook/dino-vitb16",
+    licence="Apache-2.0",
+    sha256={},
+)
