@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from model_support import random_adapter
 from safetensors.torch import load_file, save_file
 from test_cli import run
 from torch import Tensor
@@ -19,6 +20,8 @@ from torch import Tensor
 from track2view import cli
 from track2view.model import diffusion
 from track2view.model.checkpoint import MINI, AdapterRecord
+from track2view.model.conditioners.protocol import RenderedView
+from track2view.model.conditioners.render import RenderConditioner
 from track2view.model.diffusion import DiffusionSettings
 from track2view.records import Clip
 from track2view.video import clip_images, read_clip, write_video
@@ -159,6 +162,24 @@ def test_without_a_base_it_is_taken_and_says_what_it_is(short_file: Path, within
     assert "made at 64×" in done.stderr
     used = json.loads((tmp_path / "run/run.json").read_text())["settings"]["sampling"]
     assert used["steps"] == AdapterRecord.load(MINI / "adapter/track2view.json").steps < DiffusionSettings().steps
+    assert read_clip(tmp_path / "run/output.mp4").frames.shape == read_clip(short_file).frames.shape
+
+
+def test_an_adapter_that_reads_a_rendered_view_is_given_the_warp(
+    micro: Path, short_file: Path, within: Callable[..., Done], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[RenderedView] = []
+    forward = RenderConditioner.forward
+    monkeypatch.setattr(RenderConditioner, "forward", lambda self, tokens, view: given.append(view) or forward(self, tokens, view))
+    shutil.copytree(micro / "base", tmp_path / "base")
+    random_adapter(tmp_path, RenderConditioner, frames=9)
+    done = within(["render", short_file, "--camera", "pan-left:10", *by_diffusion(tmp_path, "--out", "run")])
+    assert done.returncode == 0, done.stderr
+    assert len(given) == 1
+    columns = given[0].shown.mean((0, 2))  # the camera turns left: what it has not seen comes in from that side
+    assert float(columns[0].amin()) > 0.9, "both cameras begin alike"
+    assert float(columns[-1, 0]) < 0.5
+    assert float(columns[-1, -2]) > 0.9
     assert read_clip(tmp_path / "run/output.mp4").frames.shape == read_clip(short_file).frames.shape
 
 

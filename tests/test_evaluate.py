@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from model_support import random_adapter
 
 from track2view.cli.commands import parse
 from track2view.errors import UserError
@@ -16,13 +17,11 @@ from track2view.evaluate.methods import METHODS, ByModel, Method, Videos
 from track2view.evaluate.procedural import PairTruth, true_pair
 from track2view.evaluate.report import differences, means, write_report
 from track2view.evaluate.run import ROWS, Row, evaluate, read_rows
-from track2view.model.checkpoint import AdapterRecord, QueryPlan, load_transformer, save_adapter
+from track2view.model.conditioners import Conditioner
 from track2view.model.conditioners.render import RenderConditioner
 from track2view.model.conditioners.tracks import TrackConditioner
 from track2view.model.diffusion import Track2ViewPipeline
-from track2view.model.dual_view import DualViewModel, DualViewModes
 from track2view.model.make import new_model
-from track2view.model.parallel import trainable_parameters
 from track2view.records import Clip
 from track2view.video import clip_images, write_video
 
@@ -140,33 +139,10 @@ def test_videos_of_anybody_are_brought_to_the_same_size_and_rate(truth: PairTrut
         Videos(folder=tmp_path)(case, truth)
 
 
-@pytest.mark.parametrize("kind", ["tracks", "render"])
-def test_a_model_is_given_what_it_reads_and_follows_the_camera_it_is_asked_for(truth: PairTruth, tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("kind", [TrackConditioner, RenderConditioner])
+def test_a_model_is_given_what_it_reads_and_follows_its_camera(truth: PairTruth, tmp_path: Path, kind: type[Conditioner]) -> None:
     new_model("micro", tmp_path)
-    transformer = load_transformer(tmp_path / "base")
-    width = transformer.config["num_attention_heads"] * transformer.config["attention_head_dim"]
-    torch.manual_seed(0)
-    if kind == "tracks":
-        conditioner = TrackConditioner(token_width=width, width=24, layers=1, heads=2, bands=4)
-    else:
-        channels = transformer.config["in_channels"]
-        conditioner = RenderConditioner(token_width=width, blocks=len(transformer.blocks), latent_channels=channels, guide_width=8)
-    for each in conditioner.parameters():
-        torch.nn.init.normal_(each, std=0.3)
-    record = AdapterRecord(
-        base="base",
-        width=width,
-        conditioner=type(conditioner).__name__,
-        modes=DualViewModes(),
-        queries=QueryPlan(rows=6, columns=10),
-        lora_rank=0,
-        lora_alpha=0,
-        frames=5,
-        guidance=1.0,
-        steps=1,
-    )
-    model = DualViewModel(transformer.requires_grad_(False), conditioner)
-    save_adapter(tmp_path / "adapter", trainable_parameters(model), record, conditioner.config)
+    random_adapter(tmp_path, kind, frames=SMALL.frames)
     pipe = Track2ViewPipeline.from_pretrained(tmp_path / "base", tmp_path / "adapter")
     case = SMALL.cases[1]
     asked, again, misled, other = (
