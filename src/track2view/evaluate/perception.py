@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, UInt8
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import CLIPModel, CLIPTokenizerFast, ViTModel
+from transformers import CLIPModel, CLIPTokenizer, ViTModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
@@ -37,7 +37,7 @@ class ClipMeasure:
     def __init__(self, folder: Path, device: str = "cpu") -> None:
         try:
             self.model = CLIPModel.from_pretrained(folder, local_files_only=True).eval()
-            self.tokenizer = CLIPTokenizerFast.from_pretrained(folder, local_files_only=True)
+            self.tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
             self.processor = CLIPImageProcessorPil.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, SafetensorError) as error:
             raise UserError(f"{folder}: no CLIP ({' '.join(str(error).split()):.200}); {CLIP.remedy}") from None

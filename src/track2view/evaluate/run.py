@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 from pyarrow import parquet
@@ -98,8 +99,10 @@ def read_rows(out: Path) -> list[Row]:
     whole = text[: text.rfind("\n") + 1]
     if whole != text:
         path.write_text(whole)
-    rows = [json.loads(line) for line in whole.splitlines()]
-    return [Row(**{**row, "measures": tuple(row["measures"])}) for row in rows]
+    rows: list[dict[str, Any]] = [json.loads(line) for line in whole.splitlines()]
+    for row in rows:
+        row["measures"] = tuple(row["measures"])
+    return [Row(**row) for row in rows]
 
 
 def _begin(benchmark: Benchmark, out: Path) -> None:
