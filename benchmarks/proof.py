@@ -22,7 +22,8 @@ from track2view.evaluate.benchmark import Benchmark
 from track2view.evaluate.methods import METHODS, ByModel, Method
 from track2view.evaluate.procedural import Interval, interval
 from track2view.evaluate.report import COLUMNS, Column
-from track2view.evaluate.run import Row, evaluate
+from track2view.evaluate.row import Row
+from track2view.evaluate.run import evaluate
 from track2view.model.checkpoint import MINI
 from track2view.model.diffusion import Track2ViewPipeline
 from track2view.recipes import AdapterRecipe, recipe_named

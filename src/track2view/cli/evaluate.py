@@ -55,8 +55,10 @@ class Evaluate:
         from track2view.evaluate.benchmark import Benchmark
         from track2view.evaluate.methods import METHODS, ByModel, Method, Videos
         from track2view.evaluate.perception import measures_in
+        from track2view.evaluate.published import INCEPTION
         from track2view.evaluate.report import write_report
         from track2view.evaluate.run import evaluate
+        from track2view.evaluate.sets import Inception, set_distances
         from track2view.model.checkpoint import MINI
         from track2view.model.diffusion import Track2ViewPipeline
 
@@ -79,7 +81,12 @@ class Evaluate:
                 raise UserError(f"{folder}: there is a method named {name} already; rename the folder")
             methods[name] = made(folder)
         measures, missing = measures_in(self.weights, self.device)
-        rows = evaluate(benchmark, methods, self.out, measures)
+        folder = None if self.weights is None else INCEPTION.found_in(self.weights)
+        inception = None if folder is None else Inception(next(folder.glob("*.pt")), self.device)
+        if inception is None:
+            missing = [*missing, f"{', '.join(INCEPTION.measures)}: {INCEPTION.remedy}"]
+        rows = evaluate(benchmark, methods, self.out, measures, inception)
+        sets = {} if inception is None else set_distances(rows, self.out)
         report = self.out / "report.html"
-        write_report(report, benchmark, rows, self.out, shlex.join(["track2view", *sys.argv[1:]]), missing)
+        write_report(report, benchmark, rows, self.out, shlex.join(["track2view", *sys.argv[1:]]), missing, sets)
         print(report)

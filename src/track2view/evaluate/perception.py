@@ -91,7 +91,7 @@ KINDS = ((CLIP, ClipMeasure), (DINO, DinoMeasure))
 
 
 def measures_in(weights: Path | None, device: str = "cpu") -> tuple[Mapping[str, Measure], list[str]]:
-    """By the name of its weights each measure that can be taken, and of each that cannot what is missing, in a line.
+    """By the name of its weights each measure of single clips that can be taken, and of each that cannot what is missing, in a line.
 
     Raises:
         UserError: weights that are not the published ones, or do not load.

@@ -34,7 +34,7 @@ class Published:
         folder = weights / self.name
         if not folder.is_dir():
             return None
-        files = [path for path in sorted(folder.iterdir()) if path.suffix in (".bin", ".safetensors", ".pth")]
+        files = [path for path in sorted(folder.iterdir()) if path.suffix in (".bin", ".safetensors", ".pt")]
         if not files:
             raise UserError(f"{folder}: holds no weights; {self.remedy}")
         for path in files:
@@ -62,6 +62,13 @@ DINO = Published(
     name="dino-vitb16",
     measures=("subject consistency",),
     source="https://huggingface.co/facebook/dino-vitb16",
+    licence="Apache-2.0",
+    sha256={},
+)
+INCEPTION = Published(
+    name="inception-2015-12-05",
+    measures=("FID", "KID"),
+    source="https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt",
     licence="Apache-2.0",
     sha256={},
 )

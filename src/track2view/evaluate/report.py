@@ -4,7 +4,7 @@ import base64
 import io
 import math
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from html import escape
@@ -17,7 +17,8 @@ from matplotlib.figure import Figure
 
 from track2view.evaluate.benchmark import Benchmark
 from track2view.evaluate.procedural import Interval, interval, true_pair
-from track2view.evaluate.run import Row
+from track2view.evaluate.row import Row
+from track2view.evaluate.sets import SetDistance
 from track2view.files import atomic_path
 from track2view.records import Clip
 from track2view.scenes.rig import FPS
@@ -82,7 +83,15 @@ code { overflow-wrap: anywhere; }
 """
 
 
-def write_report(path: Path, benchmark: Benchmark, rows: Sequence[Row], out: Path, command: str, missing: Sequence[str] = ()) -> None:
+def write_report(
+    path: Path,
+    benchmark: Benchmark,
+    rows: Sequence[Row],
+    out: Path,
+    command: str,
+    missing: Sequence[str] = (),
+    sets: Mapping[str, SetDistance] | None = None,
+) -> None:
     """What ``rows`` say.
 
     Args:
@@ -90,6 +99,7 @@ def write_report(path: Path, benchmark: Benchmark, rows: Sequence[Row], out: Pat
         out: the folder that :func:`track2view.evaluate.run.evaluate` wrote, for the clips.
         command: that made the rows.
         missing: measures that could not be taken, and what they need, in lines.
+        sets: distances of whole sets of frames, by method.
     """
     methods = list(dict.fromkeys(row.method for row in rows))
     parts = [
@@ -106,6 +116,12 @@ def write_report(path: Path, benchmark: Benchmark, rows: Sequence[Row], out: Pat
     lines = "".join(f"<li>Not measured: {escape(each)}</li>" for each in missing)
     body = [[escape(method), *(_number(means(rows, method, column.value), column) for column in known)] for method in methods]
     parts.append(f"<h2>As networks see the clips</h2>{_html(['method', *(column.title for column in known)], body)}<ul>{lines}</ul>")
+    if sets:
+        body = [[escape(name), str(each.frames), f"{each.frechet:.2f}", f"{each.kernel:.5f}"] for name, each in sets.items()]
+        parts.append(
+            "<h2>Sets of frames</h2><p>From the exact views' frames: FID, far too large for so few frames, and KID, which is not biased "
+            f"by their number; both by the 2015-12-05 Inception in TorchScript.</p>{_html(['method', 'frames', 'FID', 'KID'], body)}"
+        )
     if len(methods) > 1:
         parts.append(f"<h2>{escape(methods[-1])} minus the others, world by world</h2>{_differences(methods, rows)}")
     parts.append(f"<h2>By camera and by parallax</h2>{_by_camera(methods, rows)}{_by_parallax(methods, rows)}")

@@ -5,7 +5,7 @@ import json
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,9 @@ from track2view.evaluate.benchmark import Benchmark, Case
 from track2view.evaluate.methods import Made, Method
 from track2view.evaluate.perception import Measure
 from track2view.evaluate.procedural import PairTruth, score_clip, true_pair
+from track2view.evaluate.published import INCEPTION
+from track2view.evaluate.row import Row
+from track2view.evaluate.sets import EXACT, Inception, keep_features
 from track2view.files import atomic_path, read_record, write_record
 from track2view.metrics import flicker, steadiness
 from track2view.progress import progress
@@ -30,42 +33,20 @@ NAME = "benchmark.json"
 ROWS = "rows.jsonl"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
-    """One method's clip of one case.
-
-    Attributes:
-        case, method: names.
-        dynamic: whether things move in the world.
-        source, target: cameras of the rig.
-        parallax: mean angle by which what both views show is seen apart, degrees.
-        seconds: that the method took.
-        reason: why there is no clip; empty where there is one.
-        note: what had to be done to the clip to compare it; empty if nothing.
-        measures: names of the further measures that were taken.
-        values: numbers by name; None where there is no such number (no camera converged, no pixel of the kind, no clip).
-    """
-
-    case: str
-    method: str
-    dynamic: bool
-    source: str
-    target: str
-    parallax: float
-    seconds: float
-    reason: str = ""
-    note: str = ""
-    measures: tuple[str, ...] = ()
-    values: Mapping[str, float | None] = field(default_factory=dict)
-
-
-def evaluate(benchmark: Benchmark, methods: Mapping[str, Method], out: Path, measures: Mapping[str, Measure] | None = None) -> list[Row]:
+def evaluate(
+    benchmark: Benchmark,
+    methods: Mapping[str, Method],
+    out: Path,
+    measures: Mapping[str, Measure] | None = None,
+    inception: Inception | None = None,
+) -> list[Row]:
     """Make and score every clip that ``out`` does not have; what a method cannot make is a row with its reason.
 
     ``out`` gets ``rows.jsonl``, and at the end ``rows.csv``, ``rows.parquet`` and ``clips/<method>/<case>.mp4``.
 
     Args:
         measures: beside those of pictures and cameras, by the name of what they need.
+        inception: keeps features of all frames in ``out/features`` (:func:`track2view.evaluate.sets.set_distances`).
 
     Raises:
         UserError: ``out`` holds rows of another benchmark, or without one of the measures.
@@ -73,7 +54,8 @@ def evaluate(benchmark: Benchmark, methods: Mapping[str, Method], out: Path, mea
     measures = measures or {}
     _begin(benchmark, out)
     rows = {(row.case, row.method): row for row in read_rows(out)}
-    for name in measures:
+    taken = (*measures, *([] if inception is None else [INCEPTION.name]))
+    for name in taken:
         if lacking := next((row for row in rows.values() if row.values and name not in row.measures), None):
             raise UserError(f"{out}: has no scores by {name} of {lacking.case} by {lacking.method}; give another folder")
     for case in progress(benchmark.cases, "evaluating", len(benchmark.cases)):
@@ -82,7 +64,13 @@ def evaluate(benchmark: Benchmark, methods: Mapping[str, Method], out: Path, mea
             continue
         truth = true_pair(case.pair, frames=benchmark.frames, size=benchmark.size)
         for name in left:
-            rows[case.name, name] = row = _row(case, truth, name, methods[name], out, measures)
+            row, made = _row(case, truth, name, methods[name], measures)
+            if made is not None:
+                _keep_clip(out / "clips" / name / f"{case.name}.mp4", made)
+                if inception is not None:
+                    keep_features(inception, out, case.name, name, made.frames)
+                    keep_features(inception, out, case.name, EXACT, truth.target.colour)
+            rows[case.name, name] = row = replace(row, measures=taken)
             with (out / ROWS).open("a") as file:
                 file.write(json.dumps(asdict(row)) + "\n")
     kept = [rows[case.name, name] for name in methods for case in benchmark.cases]
@@ -116,7 +104,7 @@ def _begin(benchmark: Benchmark, out: Path) -> None:
     write_record(out / NAME, benchmark, FORMAT)
 
 
-def _row(case: Case, truth: PairTruth, name: str, method: Method, out: Path, measures: Mapping[str, Measure]) -> Row:
+def _row(case: Case, truth: PairTruth, name: str, method: Method, measures: Mapping[str, Measure]) -> tuple[Row, Made | None]:
     started = time.perf_counter()
     made: Made | None = None
     reason = ""
@@ -133,10 +121,7 @@ def _row(case: Case, truth: PairTruth, name: str, method: Method, out: Path, mea
         for measure in measures.values():
             found |= measure(made.frames, truth.source.colour, truth.world.caption)
         values = {key: value if math.isfinite(value) else None for key, value in found.items()}
-        path = out / "clips" / name / f"{case.name}.mp4"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_video(path, clip_images(Clip(frames=made.frames, fps=Fraction(FPS))), Fraction(FPS), crf=4)
-    return Row(
+    row = Row(
         case=case.name,
         method=name,
         dynamic=case.pair.dynamic,
@@ -146,9 +131,14 @@ def _row(case: Case, truth: PairTruth, name: str, method: Method, out: Path, mea
         seconds=seconds,
         reason=reason,
         note="" if made is None else made.note,
-        measures=tuple(measures),
         values=values,
     )
+    return row, made
+
+
+def _keep_clip(path: Path, made: Made) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_video(path, clip_images(Clip(frames=made.frames, fps=Fraction(FPS))), Fraction(FPS), crf=4)
 
 
 def parallax(truth: PairTruth) -> float:
