@@ -97,8 +97,9 @@ def test_a_row_is_kept_as_soon_as_it_is_known_and_made_once(tmp_path: Path) -> N
     assert [row.reason for row in failed] == ["no such weights"] * 2
     assert all(not row.values for row in failed)
     assert means(rows, "fails", "psnr").pairs == 0
-    assert evaluate(SMALL, methods, tmp_path) == rows
-    assert len(made) == 7
+    again = evaluate(SMALL, methods, tmp_path)
+    assert [row for row in again if not row.reason] == [row for row in rows if not row.reason]
+    assert [name for _, name in made[7:]] == ["fails"] * 2, "what failed is tried anew, and nothing else"
     assert sorted(path.name for path in (tmp_path / "clips/works").iterdir()) == sorted(f"{case.name}.mp4" for case in SMALL.cases)
     with pytest.raises(UserError, match=r"holds rows of frames 5, now 9; give another folder"):
         evaluate(replace(SMALL, frames=9), methods, tmp_path)

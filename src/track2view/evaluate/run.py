@@ -40,7 +40,7 @@ def evaluate(
     measures: Mapping[str, Measure] | None = None,
     inception: Inception | None = None,
 ) -> list[Row]:
-    """Make and score every clip that ``out`` does not have; what a method cannot make is a row with its reason.
+    """Make and score every clip that ``out`` does not have; what a method cannot make is a row with its reason, and is tried anew.
 
     ``out`` gets ``rows.jsonl``, and at the end ``rows.csv``, ``rows.parquet`` and ``clips/<method>/<case>.mp4``.
 
@@ -53,7 +53,7 @@ def evaluate(
     """
     measures = measures or {}
     _begin(benchmark, out)
-    rows = {(row.case, row.method): row for row in read_rows(out)}
+    rows = {(row.case, row.method): row for row in read_rows(out) if not row.reason}
     taken = (*measures, *([] if inception is None else [INCEPTION.name]))
     for name in taken:
         if lacking := next((row for row in rows.values() if row.values and name not in row.measures), None):
@@ -79,7 +79,7 @@ def evaluate(
 
 
 def read_rows(out: Path) -> list[Row]:
-    """Those of a run, also of one that was killed: a last line that is not whole is cut off."""
+    """Those of a run, the newest of a clip last; of one that was killed, a last line that is not whole is cut off."""
     path = out / ROWS
     if not path.exists():
         return []
