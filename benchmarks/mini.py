@@ -183,7 +183,8 @@ REGIONS = ("everywhere", "seen", "disoccluded")
 def as_row(score: PairScore) -> dict[str, object]:
     pair = {name: getattr(score.pair, name) for name in Pair.__slots__}
     regions = {f"{region}/{name}": getattr(getattr(score, region), name) for region in REGIONS for name in Fidelity.__slots__}
-    return {**pair, **regions, **{f"camera/{name}": getattr(score.camera, name) for name in CameraErrors.__slots__}}
+    cameras = {f"{way}/{name}": getattr(getattr(score, way), name) for way in ("camera", "rough") for name in CameraErrors.__slots__}
+    return {**pair, **regions, **cameras}
 
 
 def as_score(row: dict[str, str]) -> PairScore:
@@ -196,6 +197,7 @@ def as_score(row: dict[str, str]) -> PairScore:
         ),
         **{region: Fidelity(**numbers(f"{region}/")) for region in REGIONS},
         camera=CameraErrors(**numbers("camera/")),
+        rough=CameraErrors(**numbers("rough/")),
     )
 
 

@@ -1,8 +1,10 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import RigidTransform
 from torch import Tensor
 
@@ -63,6 +65,24 @@ def test_neither_tint_nor_blur_moves_the_camera(world: World, commanded: CameraP
     rotation, translation = pose_errors(fit.world_from_camera, true.world_from_camera[2:])
     assert float(rotation.max()) < 0.05
     assert float(translation.max()) < 0.01
+
+
+def test_of_a_picture_that_is_blurred_and_blotched_the_camera_is_found_roughly(world: World, commanded: CameraPath) -> None:
+    for turn in (TURN, 2 * TURN):
+        true = displaced(commanded, turn, WAY)
+        colour = render_path(world, true).colour.numpy().astype(float)
+        blotches = gaussian_filter(np.random.default_rng(0).normal(size=colour.shape), (0, 0, 2, 2))
+        spoilt = gaussian_filter(colour, (0, 0, 1.5, 1.5)) + 16 * blotches / blotches.std()
+        fit = estimate_cameras(world, torch.from_numpy(spoilt.clip(0, 255).astype(np.uint8)), commanded, [2])
+        assert not bool(fit.converged.any())
+        assert bool(fit.roughly.all())
+        rotation, _ = pose_errors(fit.world_from_camera, true.world_from_camera[2:])
+        assert float(rotation / fit.deviation) < 3, "as far off as it says"
+        strict, rough = (camera_errors(fit, commanded, rough=rough) for rough in (False, True))
+        assert math.isnan(strict.rotation)
+        assert strict.converged == strict.auc == 0
+        assert rough.converged == 1
+        assert rough.rotation == pytest.approx(float(turn.norm()), abs=0.5)
 
 
 def test_what_moves_does_not_move_the_camera(commanded: CameraPath) -> None:

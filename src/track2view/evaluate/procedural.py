@@ -71,13 +71,19 @@ class Fidelity:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PairScore:
-    """A clip of a pair's target camera against the truth, its first frame, which both cameras share, included."""
+    """A clip of a pair's target camera against the truth, its first frame, which both cameras share, included.
+
+    Attributes:
+        camera: of frames whose camera is found.
+        rough: of those, too, that are so blurred that it is found to within a degree alone.
+    """
 
     pair: Pair
     everywhere: Fidelity
     seen: Fidelity
     disoccluded: Fidelity
     camera: CameraErrors
+    rough: CameraErrors
 
     @property
     def values(self) -> dict[str, float]:
@@ -85,7 +91,7 @@ class PairScore:
         regions = {"": self.everywhere, "_seen": self.seen, "_disoccluded": self.disoccluded}
         pictures = {f"{name}{region}": getattr(each, name) for region, each in regions.items() for name in ("psnr", "ssim")}
         camera = {name: getattr(self.camera, name) for name in CameraErrors.__slots__}
-        return {**pictures, **camera}
+        return {**pictures, **camera, **{f"rough_{name}": getattr(self.rough, name) for name in CameraErrors.__slots__}}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -155,6 +161,7 @@ def score_clip(truth: PairTruth, clip: UInt8[Tensor, "T 3 H W"]) -> PairScore:
         seen=_fidelity(clip, truth.target.colour, truth.seen),
         disoccluded=_fidelity(clip, truth.target.colour, ~truth.seen),
         camera=camera_errors(fit, truth.target_camera),
+        rough=camera_errors(fit, truth.target_camera, rough=True),
     )
 
 
