@@ -110,7 +110,8 @@ def write_report(
         f"<p>{benchmark.frames} frames of {benchmark.size[0]}×{benchmark.size[1]}, exact truth, test split ({benchmark.content}). "
         "Cameras are found by rendering the known world; “found” is the share of frames in which one could be, and errors are means "
         "over these; AUC counts the others as failed. Of pictures too blurred for that, “roughly” takes cameras that are told to within "
-        "a degree. The row of the truth is the floor of each measure. “Seen” are pixels whose place the source shows at the same time. Small print: 95 % of bootstrap means over worlds.</p>",
+        "a degree. The row of the truth is the floor of each measure. “Seen” are pixels whose place "
+        "the source shows at the same time. Small print: 95 % of bootstrap means over worlds.</p>",
         f"<p><code>{escape(command)}</code></p>",
     ]
     for title, chosen in groups(rows):
