@@ -139,6 +139,12 @@ def test_each_block_adds_what_it_makes_of_a_rendered_view_to_the_target_alone() 
             assert torch.allclose(added[0, frame, row, column], conditioner.layers[block].weight @ hidden, atol=1e-5)
     alone = views._replace(target=None)
     assert said.before_block(0, alone) is alone
+    two = [guide(3), guide(5)]
+    both = RenderedView(latents=torch.cat([each.latents for each in two]), shown=torch.cat([each.shown for each in two]))
+    source, still = draw(10, 2, 5, 4, 6, D), Views(target=torch.zeros(4, 5 * 24, D))
+    added = conditioner(source, both).repeated(2).before_block(0, still).target
+    expected = [conditioner(source[:1], each).before_block(0, Views(target=torch.zeros(1, 5 * 24, D))).target for each in two]
+    assert torch.allclose(added, torch.cat([*expected, *expected]), atol=1e-6)
 
 
 def test_a_rendered_view_is_grey_where_nothing_is_shown_and_says_how_much_is() -> None:
