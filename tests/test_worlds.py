@@ -117,6 +117,7 @@ def test_rendered_views_are_what_the_exact_warp_shows(worlds: Path, encoded: Pat
     render_pairs(worlds, encoded, base, 2)
     pairs = WorldPairs(worlds, encoded, rendered=True)
     pairs.verify()
+    assert pairs.fingerprint() != WorldPairs(worlds, encoded).fingerprint()
     drawn = pairs.drawn(2)
     assert [index // 90 for index in drawn] == [0, 0, 1, 1]
     vae = load_vae(base)

@@ -82,7 +82,7 @@ class Evaluate:
             methods[name] = made(folder)
         measures, missing = measures_in(self.weights, self.device)
         folder = None if self.weights is None else INCEPTION.found_in(self.weights)
-        inception = None if folder is None else Inception(next(folder.glob("*.pt")), self.device)
+        inception = None if folder is None else Inception(folder / f"{INCEPTION.name}.pt", self.device)
         if inception is None:
             missing = [*missing, f"{', '.join(INCEPTION.measures)}: {INCEPTION.remedy}"]
         rows = evaluate(benchmark, methods, self.out, measures, inception)

@@ -392,6 +392,11 @@ class WorldPairs(_Encoded):
         if self._rendered is not None:
             self._rendered.verify()
 
+    def fingerprint(self) -> str:
+        """Tells these examples from others."""
+        own = super().fingerprint()
+        return own if self._rendered is None else sha256(f"{own} {self._rendered.fingerprint()}".encode()).hexdigest()
+
     def place_of(self, index: int) -> tuple[str, int, int]:
         """Seed of an example's world, and the numbers of its source and target cameras, from 0."""
         number, pair = divmod(index, len(PAIRS))
