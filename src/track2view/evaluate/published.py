@@ -69,6 +69,6 @@ INCEPTION = Published(
     name="inception-2015-12-05",
     measures=("FID", "KID"),
     source="https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt",
-    licence="Apache-2.0",
+    licence="the original network's is Apache-2.0; see NVIDIA's terms for this form",
     sha256={},
 )
