@@ -1,7 +1,11 @@
 """Records, files and folders of our own: as they were written, or refused by name; whole, or not there."""
 
 import json
+import os
+import shutil
+import signal
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -10,9 +14,11 @@ from test_hostile_samples import RECORD, SCENE
 from track2view.curate import SceneRecord
 from track2view.errors import UserError
 from track2view.files import atomic_folder, atomic_path, write_record
+from track2view.folders import written_whole
 from track2view.model.checkpoint import AdapterRecord, QueryPlan
 from track2view.model.dual_view import DualViewModes
 from track2view.samples import load_record
+from track2view.signals import Stopped, stoppable
 
 ADAPTER = AdapterRecord(
     base="some base",
@@ -113,6 +119,40 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     write(until_the_end=True)
     assert sorted(path.name for path in (tmp_path / "below" / "a").iterdir()) == ["one", "two"]
     assert (tmp_path / "below" / "a").stat().st_mode & 0o777 == 0o755
+
+
+WRITERS: dict[str, tuple[Callable[[Path], AbstractContextManager[Path]], Callable[[Path], object]]] = {
+    "file": (atomic_path, lambda partial: partial.write_text("x")),
+    "folder": (atomic_folder, lambda partial: (partial / "x").write_text("x")),
+    "files of a folder": (written_whole, lambda partial: (partial / "x").write_text("x")),
+}
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_signal_while_what_is_hidden_is_cleared_away_leaves_nothing(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer, write = WRITERS[kind]
+    signals = [signal.SIGHUP]
+
+    def signalled(clear: Callable[..., None]) -> Callable[..., None]:
+        def first(*arguments: object, **options: object) -> None:
+            if signals:
+                os.kill(os.getpid(), signals.pop())
+            clear(*arguments, **options)
+
+        return first
+
+    monkeypatch.setattr(shutil, "rmtree", signalled(shutil.rmtree))
+    monkeypatch.setattr(Path, "unlink", signalled(Path.unlink))
+
+    def write_half() -> None:
+        with stoppable(), writer(tmp_path / "a") as partial:
+            write(partial)
+            raise RuntimeError("nothing takes its place")
+
+    with pytest.raises(Stopped):
+        write_half()
+    assert signals == []
+    assert [path.name for path in tmp_path.rglob(".*")] == []
 
 
 def test_a_folder_that_is_there_already_stays_as_it_is(tmp_path: Path) -> None:

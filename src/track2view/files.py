@@ -123,7 +123,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
         partial.chmod(0o644)
         partial.replace(path)
     finally:
-        partial.unlink(missing_ok=True)
+        try:
+            partial.unlink(missing_ok=True)
+        finally:  # a signal may have come before it began
+            partial.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -178,7 +181,10 @@ def _hidden_beside(folder: Path) -> Iterator[Path]:
         partial.chmod(0o755)
         yield partial
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+        finally:  # a signal may have come before it began, or into the midst of it
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def read_array(path: Path) -> np.ndarray:

@@ -39,7 +39,10 @@ def written_whole(folder: Path) -> Iterator[Path]:
                 for file in sorted(staging.iterdir()):
                     file.replace(folder / file.name)
             finally:
-                shutil.rmtree(staging, ignore_errors=True)
+                try:
+                    shutil.rmtree(staging, ignore_errors=True)
+                finally:  # a signal may have come before it began, or into the midst of it
+                    shutil.rmtree(staging, ignore_errors=True)
     except OSError as error:
         if error.errno in DISK_FULL:
             raise UserError(f"{folder}: disk full; free some space or choose another folder") from error

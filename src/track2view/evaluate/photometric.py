@@ -82,6 +82,10 @@ class Shown:
         found = self.depth[torch.arange(len(points))[:, None], row, column]
         return inside(pixels, (height, width)) & (depth > NEAREST_METRES) & (depth < found * SAME_SURFACE)
 
+    def at(self, index: int) -> "Shown":
+        """Of one picture."""
+        return rows(self, torch.tensor([index]))
+
 
 Rows = TypeVar("Rows", State, Shown)
 

@@ -7,7 +7,7 @@ first one's.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,7 +16,8 @@ from scipy.stats import bootstrap
 from torch import Tensor
 
 from track2view.errors import UserError
-from track2view.evaluate.render_compare import CameraErrors, camera_errors, estimate_cameras
+from track2view.evaluate.found import CameraErrors, camera_errors
+from track2view.evaluate.render_compare import estimate_cameras
 from track2view.metrics import psnr, ssim
 from track2view.records import CameraPath, Size
 from track2view.scenes import Content, RenderedViews, World, make_rig, make_training_world, render_path, shown_by
@@ -161,7 +162,7 @@ def score_clip(truth: PairTruth, clip: UInt8[Tensor, "T 3 H W"]) -> PairScore:
         seen=_fidelity(clip, truth.target.colour, truth.seen),
         disoccluded=_fidelity(clip, truth.target.colour, ~truth.seen),
         camera=camera_errors(fit, truth.target_camera),
-        rough=camera_errors(fit, truth.target_camera, rough=True),
+        rough=camera_errors(replace(fit, converged=fit.roughly), truth.target_camera),
     )
 
 

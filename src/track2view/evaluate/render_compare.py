@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float32, Float64, UInt8
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from track2view.errors import UserError
+from track2view.evaluate.found import FoundCameras, check_clip
 from track2view.evaluate.photometric import (
     LEAST_USED,
     SMOOTHING,
@@ -31,7 +31,6 @@ from track2view.evaluate.photometric import (
     with_rows,
 )
 from track2view.geometry import rigid, rotation_about
-from track2view.metrics.paths import path_length, pose_errors
 from track2view.records import CameraPath
 from track2view.scenes import World
 
@@ -46,16 +45,13 @@ LEAST_CORRELATION = 0.75
 but for pictures that are of two cameras at once or warped, which have no one camera."""
 ROUGH_DEVIATION = 1.0
 """Degrees: of a picture so blurred that its camera cannot be told to :data:`MOST_DEVIATION`, enough to tell following it from not."""
-FAR_DEGREES = 5.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CameraFit:
-    """Cameras found for some frames of a clip.
+class CameraFit(FoundCameras):
+    """Cameras found by rendering.
 
     Attributes:
-        frames: which.
-        world_from_camera: where not ``converged``, the last pose tried, which says nothing.
         converged: whether the steps came to rest at a camera whose rendering is like the picture, and the picture tells which.
         roughly: the same with a camera that the picture tells to within a degree.
         used: share of pixels that were compared: neither what moves, nor what the source does not show, nor pixels beside.
@@ -64,33 +60,11 @@ class CameraFit:
         deviation: predicted standard deviation of the rotation in degrees, as if no larger than 64×112: neighbours err alike.
     """
 
-    frames: tuple[int, ...]
-    world_from_camera: Float64[Tensor, "K 4 4"]
-    converged: Bool[Tensor, "K"]
     roughly: Bool[Tensor, "K"]
     used: Float32[Tensor, "K"]
     residual: Float32[Tensor, "K"]
     correlation: Float32[Tensor, "K"]
     deviation: Float32[Tensor, "K"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CameraErrors:
-    """How far a clip's cameras are from the commanded ones. Means are over frames that converged, NaN where none did.
-
-    Attributes:
-        converged: share of the frames.
-        rotation: mean geodesic distance, degrees.
-        translation: mean distance, in the path's unit.
-        translation_percent: the same as a percentage of the commanded path's length; NaN for a path without length.
-        auc: area under the share of frames within a rotation error, 0 … 5°, in [0, 1]; what did not converge is never within.
-    """
-
-    converged: float
-    rotation: float
-    translation: float
-    translation_percent: float
-    auc: float
 
 
 def estimate_cameras(
@@ -110,13 +84,7 @@ def estimate_cameras(
     Raises:
         UserError: the clip, the path and the world do not fit together, or ``at`` names frames that are not there.
     """
-    for name, camera in (("commanded", commanded), *((("source", source),) if source else ())):
-        if camera.size != tuple(frames.shape[-2:]):
-            raise UserError(f"{name}: a camera for pictures of {list(camera.size)}, the clip is {list(frames.shape[-2:])}; resize one")
-        if not len(frames) == len(camera) <= world.frames:
-            raise UserError(f"{name}: {len(camera)} frames, the clip has {len(frames)}, the world {world.frames}; they must agree")
-    if not at or min(at) < 0 or max(at) >= len(frames):
-        raise UserError(f"at: expected frames in 0 … {len(frames) - 1}, got {at}")
+    check_clip(world, frames, commanded, source, at)
     coarsest, *levels = _pyramid(world, frames, commanded, source, at)
     start = commanded.world_from_camera[at]
     state = _descended(levels, start)
@@ -128,25 +96,6 @@ def estimate_cameras(
     again = _descended(parts, _search(coarsest.of(lost), start[lost]))
     found = _judged(parts[-1], again).converged.nonzero()[:, 0]
     return _judged(levels[-1], with_rows(state, lost[found], rows(again, found)))
-
-
-def camera_errors(fit: CameraFit, commanded: CameraPath, *, rough: bool = False) -> CameraErrors:
-    """Compare found cameras with the commanded ones, in the world's own coordinates: nothing is aligned or scaled.
-
-    Args:
-        rough: of the frames whose camera is found roughly; they count as converged.
-    """
-    found = fit.roughly if rough else fit.converged
-    rotation, translation = pose_errors(fit.world_from_camera, commanded.world_from_camera[list(fit.frames)])
-    length = path_length(commanded)
-    missed = float(translation[found].mean())
-    return CameraErrors(
-        converged=float(found.float().mean()),
-        rotation=float(rotation[found].mean()),
-        translation=missed,
-        translation_percent=100 * missed / length if length > 1e-9 else math.nan,
-        auc=float(torch.where(found, 1 - rotation / FAR_DEGREES, 0.0).clamp(min=0).mean()),
-    )
 
 
 def _pyramid(

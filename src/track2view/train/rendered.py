@@ -59,7 +59,9 @@ def _write_world(record: WorldsRecord, grid: LatentGrid, base: Path, job: Job) -
     world = make_training_world(record.content, seed, frames=record.frames, dynamic=is_dynamic(seed))
     rig = list(make_rig(seed, frames=record.frames, size=record.size).values())
     vae = lay_channels_last(load_vae(base))
-    renderers = {number: exact_renderer(world, rig[number], render_path(world, rig[number])) for number, _ in set(cameras.values())}
+    renderers = {
+        number: exact_renderer(world, rig[number], render_path(world, rig[number])) for number in {source for source, _ in cameras.values()}
+    }
     tensors: dict[str, Tensor] = {}
     for name, (source, target) in cameras.items():
         frames = [renderers[source].render(rig[target], frame) for frame in range(record.frames)]
