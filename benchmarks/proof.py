@@ -18,12 +18,11 @@ from pathlib import Path
 import torch
 
 from track2view import training
-from track2view.evaluate.benchmark import Benchmark
-from track2view.evaluate.methods import METHODS, ByModel, Method
 from track2view.evaluate.procedural import Interval, interval
 from track2view.evaluate.report import COLUMNS, Column
 from track2view.evaluate.row import Row
 from track2view.evaluate.run import evaluate
+from track2view.evaluate.worlds import METHODS, ByModel, Worlds
 from track2view.model.checkpoint import MINI
 from track2view.model.diffusion import Track2ViewPipeline
 from track2view.recipes import AdapterRecipe, recipe_named
@@ -31,7 +30,7 @@ from track2view.train.adapter import AdapterTask
 from track2view.train.state import Checkpoint
 
 CONTROLS = ("truth", "copy", "shuffled-camera", "warp-exact")
-FOUND = Column("found %", "converged", 100, 0)
+SHOWN = [column for column in COLUMNS if not column.value.startswith(("matched", "registered", "reconstructed", "steadiness"))]
 
 
 def main() -> None:
@@ -43,8 +42,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=512)
     parser.add_argument("--pairs", type=int, default=64)
     given = parser.parse_args()
-    benchmark = Benchmark(static=given.pairs // 4, dynamic=given.pairs - given.pairs // 4)
-    methods: dict[str, Method] = {name: METHODS[name] for name in CONTROLS}
+    benchmark = Worlds(static=given.pairs // 4, dynamic=given.pairs - given.pairs // 4)
+    methods = {name: METHODS[name] for name in CONTROLS}
     for folder in sorted(given.runs.iterdir()):
         checkpoint = folder / f"checkpoints/step-{given.steps:08d}"
         if checkpoint.exists():
@@ -78,8 +77,8 @@ def table(rows: list[Row]) -> None:
         way, _, step = method.partition("@")
         name = f"{way.rsplit('-', 1)[0]} at {step}" if step else method
         runs.setdefault(name, []).append(method)
-    values = {name: {column.value: by_case(rows, methods, column.value) for column in (FOUND, *COLUMNS)} for name, methods in runs.items()}
-    columns = (FOUND, *COLUMNS)
+    values = {name: {column.value: by_case(rows, methods, column.value) for column in SHOWN} for name, methods in runs.items()}
+    columns = SHOWN
     print(f"| | seeds | {' | '.join(column.title for column in columns)} |\n|{'---|' * (2 + len(columns))}")
     for name, methods in runs.items():
         print(f"| {name} | {len(methods)} | {' | '.join(cell(interval(list(values[name][c.value].values())), c) for c in columns)} |")

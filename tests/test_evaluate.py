@@ -12,14 +12,15 @@ import torch
 from model_support import random_adapter
 
 from track2view.cli.commands import parse
-from track2view.errors import UserError
-from track2view.evaluate.benchmark import WORLDS, Benchmark, Case
-from track2view.evaluate.methods import METHODS, ByModel, Made, Method, Videos
-from track2view.evaluate.procedural import PairTruth, true_pair
+from track2view.errors import Notice, UserError
+from track2view.evaluate.benchmark import Given, Made, Method
+from track2view.evaluate.procedural import PairTruth
 from track2view.evaluate.report import differences, means, write_report
 from track2view.evaluate.row import Row
 from track2view.evaluate.run import ROWS, evaluate, read_rows
 from track2view.evaluate.sets import Inception, set_distances
+from track2view.evaluate.videos import Videos
+from track2view.evaluate.worlds import METHODS, WORLDS, ByModel, WorldCase, Worlds
 from track2view.metrics import frechet_distance, kernel_distance
 from track2view.model.conditioners import Conditioner
 from track2view.model.conditioners.render import RenderConditioner
@@ -29,13 +30,13 @@ from track2view.model.make import new_model
 from track2view.records import Clip
 from track2view.video import clip_images, write_video
 
-SMALL = Benchmark(static=1, dynamic=1, frames=5, size=(48, 84))
+SMALL = Worlds(static=1, dynamic=1, frames=5, size=(48, 84))
 CONTROLS = ("truth", "copy", "shuffled-camera", "warp-exact")
 
 
 @pytest.fixture(scope="module")
-def truth() -> PairTruth:
-    return true_pair(SMALL.cases[1].pair, frames=SMALL.frames, size=SMALL.size)
+def given() -> Given[PairTruth]:
+    return SMALL.given(SMALL.cases[1])
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Row]]:
 
 
 def test_a_smaller_benchmark_is_part_of_a_larger_one() -> None:
-    whole, few = Benchmark(), Benchmark(static=2, dynamic=3, frames=9, size=(32, 56))
+    whole, few = Worlds(), Worlds(static=2, dynamic=3, frames=9, size=(32, 56))
     assert len(whole.cases) == 2 * WORLDS == len({case.name for case in whole.cases}) == len({case.pair.seed for case in whole.cases})
     assert set(few.cases) < set(whole.cases)
     assert [case.pair.dynamic for case in few.cases] == [False, False, True, True, True]
@@ -56,7 +57,7 @@ def test_a_smaller_benchmark_is_part_of_a_larger_one() -> None:
         ({"static": 0, "dynamic": 0}, "one world"),
     ):
         with pytest.raises(UserError, match=told):
-            Benchmark(**wrong)
+            Worlds(**wrong)
 
 
 def test_controls_come_out_in_their_order(run: tuple[Path, list[Row]]) -> None:
@@ -74,14 +75,14 @@ def test_controls_come_out_in_their_order(run: tuple[Path, list[Row]]) -> None:
 def test_a_row_is_kept_as_soon_as_it_is_known_and_made_once(tmp_path: Path) -> None:
     made: list[tuple[str, str]] = []
 
-    def counted(name: str) -> Method:
-        def method(case, truth):
+    def counted(name: str) -> Method[WorldCase, PairTruth]:
+        def method(case, given):
             made.append((case.name, name))
             if name == "stops" and len(made) == 4:
                 raise KeyboardInterrupt
             if name == "fails":
                 raise UserError("no such weights")
-            return METHODS["truth"](case, truth)
+            return METHODS["truth"](case, given)
 
         return method
 
@@ -105,6 +106,26 @@ def test_a_row_is_kept_as_soon_as_it_is_known_and_made_once(tmp_path: Path) -> N
         evaluate(replace(SMALL, frames=9), methods, tmp_path)
 
 
+def test_two_runs_share_the_work(tmp_path: Path) -> None:
+    """While one is at a case, another takes the next."""
+    turns: list[str] = []
+    copies = {"copy": METHODS["copy"]}
+
+    def interrupted(case: WorldCase, given: Given[PairTruth]) -> Made:
+        turns.append(case.name)
+        if len(turns) == 1:
+            with pytest.warns(Notice, match=r"2 clips are another run's, which has not ended"):
+                rows = evaluate(SMALL, {"first": interrupted, **copies}, tmp_path)
+            assert [(row.case, row.method) for row in rows] == [(SMALL.cases[1].name, "first"), (SMALL.cases[1].name, "copy")]
+        return METHODS["copy"](case, given)
+
+    rows = evaluate(SMALL, {"first": interrupted, **copies}, tmp_path)
+    assert turns == [case.name for case in SMALL.cases]
+    assert [(row.case, row.method) for row in rows] == [(case.name, name) for name in ("first", "copy") for case in SMALL.cases]
+    assert len(read_rows(tmp_path)) == 4
+    assert list((tmp_path / ".claims").iterdir()) == []
+
+
 def test_two_runs_find_the_same_numbers(run: tuple[Path, list[Row]], tmp_path: Path) -> None:
     out, rows = run
     few = ("truth", "warp-exact")
@@ -121,41 +142,41 @@ def film(path: Path, frames: torch.Tensor, fps: Fraction) -> None:
     write_video(path, clip_images(Clip(frames=frames, fps=fps)), fps, crf=4)
 
 
-def test_videos_of_anybody_are_brought_to_the_same_size_and_rate(truth: PairTruth, tmp_path: Path) -> None:
-    case, target = SMALL.cases[1], truth.target.colour
+def test_videos_of_anybody_are_brought_to_the_same_size_and_rate(given: Given[PairTruth], tmp_path: Path) -> None:
+    case, target = SMALL.cases[1], given.known.target.colour
     path = tmp_path / f"{case.name}.mp4"
     with pytest.raises(UserError, match=rf"{path.name}: no such video in "):
-        Videos(folder=tmp_path)(case, truth)
+        Videos(folder=tmp_path)(case, given)
     film(path, target, Fraction(15))
-    same = Videos(folder=tmp_path)(case, truth)
+    same = Videos(folder=tmp_path)(case, given)
     assert same.note == ""
     assert float((same.frames.float() - target.float()).abs().mean()) < 4
     twice = target.repeat_interleave(2, 0).repeat_interleave(2, 2).repeat_interleave(2, 3)
     film(path, twice, Fraction(30))
-    brought = Videos(folder=tmp_path)(case, truth)
+    brought = Videos(folder=tmp_path)(case, given)
     assert brought.note == "30 frames a second, read at 15; 96×168, resized to 48×84"
     assert float((brought.frames.float() - target.float()).abs().mean()) < 4
     film(path, target[:4], Fraction(15))
     with pytest.raises(UserError, match=r"4 frames; 5 are needed"):
-        Videos(folder=tmp_path)(case, truth)
+        Videos(folder=tmp_path)(case, given)
     film(path, target, Fraction(30))
     with pytest.raises(UserError, match=r"5 frames at 30 a second; 5 at 15 are needed"):
-        Videos(folder=tmp_path)(case, truth)
+        Videos(folder=tmp_path)(case, given)
     path.write_bytes(b"no video")
     with pytest.raises(UserError, match=path.name):
-        Videos(folder=tmp_path)(case, truth)
+        Videos(folder=tmp_path)(case, given)
 
 
 @pytest.mark.parametrize("kind", [TrackConditioner, RenderConditioner])
-def test_a_model_is_given_what_it_reads_and_follows_its_camera(truth: PairTruth, tmp_path: Path, kind: type[Conditioner]) -> None:
+def test_a_model_is_given_what_it_reads_and_follows_its_camera(given: Given[PairTruth], tmp_path: Path, kind: type[Conditioner]) -> None:
     new_model("micro", tmp_path)
     random_adapter(tmp_path, kind, frames=SMALL.frames)
     pipe = Track2ViewPipeline.from_pretrained(tmp_path / "base", tmp_path / "adapter")
     case = SMALL.cases[1]
     asked, again, misled, other = (
-        ByModel(pipe=pipe, misled=misled, seed=seed)(case, truth) for misled, seed in ((False, 0), (False, 0), (True, 0), (False, 1))
+        ByModel(pipe=pipe, misled=misled, seed=seed)(case, given) for misled, seed in ((False, 0), (False, 0), (True, 0), (False, 1))
     )
-    assert asked.frames.shape == truth.target.colour.shape
+    assert asked.frames.shape == given.source.shape
     assert torch.equal(asked.frames, again.frames)
     assert not torch.equal(asked.frames, misled.frames)
     assert not torch.equal(asked.frames, other.frames)
@@ -205,7 +226,7 @@ def test_sets_of_frames_are_told_from_the_exact_views(tmp_path: Path) -> None:
     torch.jit.script(Means()).save(tmp_path / "inception.pt")
     inception, out = Inception(tmp_path / "inception.pt"), tmp_path / "out"
 
-    def fails(case: Case, truth: PairTruth) -> Made:
+    def fails(case: WorldCase, given: Given[PairTruth]) -> Made:
         raise UserError("lost")
 
     few = replace(SMALL, size=(16, 28))
@@ -214,7 +235,7 @@ def test_sets_of_frames_are_told_from_the_exact_views(tmp_path: Path) -> None:
     assert list(found) == ["truth", "copy"]
     assert {each.frames for each in found.values()} == {2 * SMALL.frames}
     assert found["truth"].frechet == pytest.approx(0, abs=1e-6)
-    truths = [true_pair(case.pair, frames=few.frames, size=few.size) for case in few.cases]
+    truths = [few.given(case).known for case in few.cases]
     target, source = (np.concatenate([inception.features(getattr(each, view).colour) for each in truths]) for view in ("target", "source"))
     assert found["copy"].frechet == pytest.approx(frechet_distance(source, target))
     assert found["copy"].kernel == pytest.approx(kernel_distance(source, target))

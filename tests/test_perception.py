@@ -2,7 +2,9 @@
 
 import itertools
 import json
+import math
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from track2view.errors import Notice, UserError
+from track2view.evaluate.benchmark import Given
 from track2view.evaluate.perception import measures_in
 from track2view.evaluate.published import CLIP, DINO
 from track2view.samples import file_sha256
@@ -48,13 +51,18 @@ def clip(seed: int, frames: int = 5) -> torch.Tensor:
     return torch.randint(0, 256, (frames, 3, 40, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
 
 
+def about(source: torch.Tensor, caption: str) -> Given[None]:
+    return Given(source=source, exact=None, fps=Fraction(15), caption=caption, parallax=0.0, known=None)
+
+
 @pytest.mark.filterwarnings("ignore:.*checksum is not known here")
 def test_numbers_are_cosines_of_what_the_networks_make(weights: Path) -> None:
     measures, missing = measures_in(weights)
     assert list(measures) == [CLIP.name, DINO.name]
     assert missing == []
     made, source = clip(0), clip(1)
-    found = measures[CLIP.name](made, source, "a cat") | measures[DINO.name](made, source, "a cat")
+    given = about(source, "a cat")
+    found = measures[CLIP.name](made, given) | measures[DINO.name](made, given)
     model = CLIPModel.from_pretrained(weights / CLIP.name).eval()
 
     def seen(frame: torch.Tensor) -> np.ndarray:
@@ -70,9 +78,10 @@ def test_numbers_are_cosines_of_what_the_networks_make(weights: Path) -> None:
     own, theirs = ([seen(frame) for frame in frames] for frames in (made, source))
     assert found["clip_v"] == pytest.approx(100 * np.mean([a @ b for a, b in zip(own, theirs, strict=True)]), abs=0.05)
     assert found["clip_f"] == pytest.approx(100 * np.mean([a @ b for a, b in itertools.pairwise(own)]), abs=0.05)
-    assert measures[CLIP.name](made, source, "a dog")["clip_t"] != pytest.approx(found["clip_t"], abs=1e-4)
+    assert measures[CLIP.name](made, about(source, "a dog"))["clip_t"] != pytest.approx(found["clip_t"], abs=1e-4)
     still = made[:1].repeat(4, 1, 1, 1)
-    steady = measures[CLIP.name](still, still, "a cat") | measures[DINO.name](still, still, "a cat")
+    steady = measures[CLIP.name](still, about(still, "")) | measures[DINO.name](still, given)
+    assert math.isnan(steady["clip_t"])
     for name in ("clip_f", "clip_v", "background_consistency", "subject_consistency"):
         assert steady[name] == pytest.approx(100, abs=1e-3)
         assert found[name] < 99.999

@@ -12,6 +12,7 @@ from torch.nn.functional import interpolate
 from track2view.errors import notice
 from track2view.folders import written_whole
 from track2view.model.diffusion import DiffusionSettings, Rendered, Track2ViewPipeline
+from track2view.model.sampling import Guidance
 from track2view.model.text import caption
 from track2view.pipeline import Shot, default_queries
 from track2view.records import CameraPath, Clip, Queries, Size
@@ -82,6 +83,20 @@ class Generator:
         scale = 1.0 if trained is None else min(1.0, min(trained) / min(clip.size))
         height, width = (round(side * scale) for side in clip.size)
         return height, width
+
+
+def as_trained(model: Track2ViewPipeline, *, prompt: str = "", seed: int = 0) -> DiffusionSettings:
+    """In as many steps and frames and as strongly guided as an adapter asks for; windows overlap by half."""
+    record, group = model.record, model.strides.frames
+    return DiffusionSettings(
+        prompt=prompt,
+        steps=record.steps,
+        solver="euler",
+        guidance=Guidance(scale=record.guidance),
+        window=record.frames,
+        overlap=1 + group * ((record.frames - 1) // group // 2),
+        seed=seed,
+    )
 
 
 def rendered(renderer: WarpRenderer, target: CameraPath) -> Rendered:

@@ -156,7 +156,7 @@ def default_queries(clip: Clip, planned: Queries | None = None) -> Queries:
 
 def target_camera(
     shot: Shot,
-    camera: str | Path,
+    camera: str | Path | CameraPath,
     *,
     amount: float | None = None,
     easing: Easing = "smooth",
@@ -166,7 +166,7 @@ def target_camera(
     """The path that a move's name, a keyframe file or a camera file asks for, in the source camera's world and unit.
 
     Args:
-        camera: see :func:`track2view.cameras.parse_move`, :func:`read_keyframes` and :func:`read_camera`.
+        camera: see :func:`track2view.cameras.parse_move`, :func:`read_keyframes` and :func:`read_camera`; a path is placed as a file is.
         amount: of a move.
         easing: of a move.
         relative_to: a move is laid over the source's own path ("source", its default) or over its first camera
@@ -178,6 +178,10 @@ def target_camera(
         UserError: unknown move or format, a path of another length, or one that never sees the scene.
     """
     source = shot.tracking.camera
+    if isinstance(camera, CameraPath):
+        target = _placed(camera, shot, "camera path", relative_to, resample=resample)
+        check_view(shot.tracking, target, "camera path")
+        return target
     path = Path(str(camera).partition("#")[0])
     if not names_file(camera):
         if relative_to == "world":
@@ -186,7 +190,7 @@ def target_camera(
     elif path.exists() and is_keyframes(path):
         target = read_keyframes(path, source, shot.unit_length)
     else:
-        target = _placed(read_camera(camera, shot.clip.size), shot, path, relative_to, resample=resample)
+        target = _placed(read_camera(camera, shot.clip.size), shot, str(path), relative_to, resample=resample)
     check_view(shot.tracking, target, str(camera))
     return target
 
@@ -331,13 +335,13 @@ def _given(clip: Clip, tracks: TrackSet, camera: CameraPath) -> Tracking:
     return Tracking(tracks=tracks, camera=camera.resized(clip.size), report=report)
 
 
-def _placed(camera: CameraPath, shot: Shot, path: Path, relative_to: RelativeTo | None, *, resample: bool) -> CameraPath:
+def _placed(camera: CameraPath, shot: Shot, name: str, relative_to: RelativeTo | None, *, resample: bool) -> CameraPath:
     """A file's path in the source camera's world."""
     source = shot.tracking.camera
     if len(camera) != len(source):
         if not resample:
             raise UserError(
-                f"{path}: has {len(camera)} frames, the clip has {len(source)}; use --resample to stretch it, or --frames {len(camera)}"
+                f"{name}: has {len(camera)} frames, the clip has {len(source)}; use --resample to stretch it, or --frames {len(camera)}"
             )
         camera = camera.resampled(len(source))
     if relative_to == "source":

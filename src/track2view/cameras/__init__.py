@@ -2,13 +2,14 @@
 
 from track2view.cameras.formats import names_file, read_camera
 from track2view.cameras.moves import MOVES, CameraMove, apply_move, is_keyframes, parse_move, read_keyframes
-from track2view.cameras.unreal import write_multicam
+from track2view.cameras.unreal import find_scenes, write_multicam
 from track2view.cameras.writers import write_camera
 
 __all__ = [
     "MOVES",
     "CameraMove",
     "apply_move",
+    "find_scenes",
     "is_keyframes",
     "names_file",
     "parse_move",

@@ -1,5 +1,6 @@
 """Camera files of numpy arrays: Vista4D, GEN3C, MegaSaM, ViPE and NeoVerse ``.npz``, SpatialVID's ``.npy``, RealCam-Vid's pickle."""
 
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -145,6 +146,21 @@ def convert_realcam_pickle(source: Path, folder: Path) -> list[Path]:
     """Unpack a RealCam-Vid ``.npz`` into one camera file per clip.
 
     The format is a pickle: reading one runs whatever code it holds, so this is a step of its own, for files you trust.
+
+    Raises:
+        UserError: another file, or an entry that is no clip's camera.
+    """
+    written = []
+    for entry, camera in unpickled_realcam(source):
+        target = folder / f"{Path(str(entry['video_path'])).stem}.json"
+        camera.save(target)
+        written.append(target)
+    return written
+
+
+def unpickled_realcam(source: Path) -> Iterator[tuple[dict, CameraPath]]:
+    """The entries of a RealCam-Vid ``.npz``, a pickle that runs whatever code it holds, and the camera of each.
+
     Extrinsics are world-to-camera; metres = camera-to-world translation × ``align_factor``.
 
     Raises:
@@ -156,7 +172,6 @@ def convert_realcam_pickle(source: Path, folder: Path) -> list[Path]:
     except Exception as error:  # a pickle may raise anything at all
         raise UserError(f"{source}: not a RealCam-Vid file ({type(error).__name__}: {error})") from None
     fields = {"video_path", "camera_extrinsics", "camera_intrinsics", "align_factor"}
-    written = []
     for index, entry in enumerate(entries):
         if not isinstance(entry, dict) or not fields <= entry.keys():
             raise UserError(f"{source}: entry {index}: expected {', '.join(sorted(fields))}, got {described(entry)}")
@@ -164,10 +179,7 @@ def convert_realcam_pickle(source: Path, folder: Path) -> list[Path]:
             camera = _realcam(entry)
         except UserError as error:
             raise UserError(f"{source}: {entry['video_path']}: {error}") from None
-        target = folder / f"{Path(str(entry['video_path'])).stem}.json"
-        camera.save(target)
-        written.append(target)
-    return written
+        yield entry, camera
 
 
 def _realcam(entry: dict) -> CameraPath:

@@ -6,7 +6,7 @@ Facts about each format: design section 8. A file is told apart by its content. 
 
 from pathlib import Path
 
-from track2view.cameras.arrays import convert_realcam_pickle, read_npy, read_npz
+from track2view.cameras.arrays import convert_realcam_pickle, read_npy, read_npz, unpickled_realcam
 from track2view.cameras.colmap import read_colmap
 from track2view.cameras.neoverse import read_neoverse
 from track2view.cameras.nerfstudio import read_exported, read_transforms, read_viewer_path
@@ -17,7 +17,7 @@ from track2view.errors import UserError
 from track2view.files import read_json, read_text
 from track2view.records import CameraPath, Size
 
-__all__ = ["KNOWN", "convert_realcam_pickle", "read_camera"]
+__all__ = ["KNOWN", "convert_realcam_pickle", "read_camera", "unpickled_realcam"]
 
 
 def names_file(camera: str | Path) -> bool:

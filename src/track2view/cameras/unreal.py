@@ -69,6 +69,18 @@ def _rows(text: object, what: str) -> Float64[Tensor, "4 4"]:
     return tensor([row.split() for row in re.findall(r"\[([^\[\]]*)\]", text)], (4, 4), what)
 
 
+def find_scenes(root: Path) -> list[Path]:
+    """All scene folders in MultiCamVideo's layout below ``root``, in order.
+
+    Raises:
+        UserError: none there.
+    """
+    found = sorted(path.parent.parent for path in root.glob("**/cameras/camera_extrinsics.json") if ".partial" not in str(path))
+    if not found:
+        raise UserError(f"{root}: no scenes there (…/sceneN/cameras/camera_extrinsics.json); `track2view scenes make` writes some")
+    return found
+
+
 def write_multicam(cameras: dict[str, CameraPath], path: Path) -> None:
     """Write MultiCamVideo's ``camera_extrinsics.json``: synchronised cameras in metres, by name. The file holds no focal length.
 

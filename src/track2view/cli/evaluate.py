@@ -1,22 +1,27 @@
-"""``track2view evaluate``."""
+"""``track2view evaluate`` and ``track2view benchmark``."""
 
 import shlex
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from track2view.errors import UserError
 
+MINI_NAMES = ("mini", "mini-misled")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Re-film procedural worlds by several methods, score each clip against the exact truth, write one report. What is there is kept."""
+    """Re-film a benchmark by several methods, score each clip, write one report. What is there is kept."""
 
     out: tyro.conf.Positional[Path]
     """Folder for report.html, rows.csv, rows.parquet and clips/."""
+    footage: Path | None = None
+    """A list of clips and cameras, as `track2view benchmark` writes one; procedural worlds with exact truth by default."""
     static: int = 200
     """Worlds in which nothing moves, of 200."""
     dynamic: int = 200
@@ -24,25 +29,23 @@ class Evaluate:
     frames: int = 17
     """Of each clip."""
     size: tuple[int, int] = (64, 112)
-    """Height and width."""
+    """Height and width of worlds."""
+    short_side: int | None = None
+    """Pixels that footage is resized to; as it is by default."""
     content: Literal["solids", "lifelike"] = "solids"
     """What is in the worlds: boxes, balls and columns, or what people film."""
-    method: tuple[Literal["truth", "copy", "shuffled-camera", "warp-tracked", "warp-exact", "mini", "mini-misled"], ...] = (
-        "truth",
-        "copy",
-        "shuffled-camera",
-        "warp-tracked",
-        "warp-exact",
-        "mini",
-    )
-    """Which: the exact view (the floor of each measure), the source as it is, the weight-free renderer along a wrong camera, with tracked
-    depth and with exact depth, the mini with exact tracks, and asked for a wrong camera."""
+    method: tuple[Literal["truth", "copy", "shuffled-camera", "warp", "warp-tracked", "warp-exact", "mini", "mini-misled"], ...] = ()
+    """Which; all but mini-misled by default. Of worlds: the exact view (the floor of each measure), the source as it is, the weight-free
+    renderer along a wrong camera, with tracked depth and with exact depth, the mini with exact tracks, and asked for a wrong camera. Of
+    footage: the source as it is, the weight-free renderer along a wrong camera and along the right one (warp), the mini."""
     adapter: tuple[Path, ...] = ()
     """Adapters to evaluate beside, named after their folders' parents."""
     base: Path | None = None
     """Base of these, in diffusers' Wan layout; the mini's by default."""
     videos: tuple[Path, ...] = ()
-    """Folders of anybody's videos, one for each world and named as rows.csv names them; methods named after the folders."""
+    """Folders of anybody's videos, one for each case and named as rows.csv names them; methods named after the folders."""
+    cameras: tuple[Literal["matching", "reconstruction"], ...] = ()
+    """Further ways to find cameras in worlds, beside rendering: matching (from 128 lines) and a reconstruction (from 240)."""
     weights: Path | None = None
     """Folder of published weights for further measures (the report says which, from where); they are not fetched."""
     seed: int = 0
@@ -52,27 +55,58 @@ class Evaluate:
 
     def run(self) -> None:
         """Evaluate."""
-        from track2view.evaluate.benchmark import Benchmark
-        from track2view.evaluate.methods import METHODS, ByModel, Method, Videos
         from track2view.evaluate.perception import measures_in
         from track2view.evaluate.published import INCEPTION
         from track2view.evaluate.report import write_report
         from track2view.evaluate.run import evaluate
         from track2view.evaluate.sets import Inception, set_distances
+
+        benchmark, own, model, further = self._of_worlds() if self.footage is None else self._of_footage(self.footage)
+        methods = self._methods(own, model)
+        measures, missing = measures_in(self.weights, self.device)
+        folder = None if self.weights is None else INCEPTION.found_in(self.weights)
+        inception = None if folder is None else Inception(folder / f"{INCEPTION.name}.pt", self.device)
+        if inception is None:
+            missing = [*missing, f"{', '.join(INCEPTION.measures)}: {INCEPTION.remedy}"]
+        rows = evaluate(benchmark, methods, self.out, {**further, **measures}, inception)
+        sets = {} if inception is None else set_distances(rows, self.out)
+        report = self.out / "report.html"
+        write_report(report, benchmark, rows, self.out, shlex.join(["track2view", *sys.argv[1:]]), missing, sets)
+        print(report)
+
+    def _of_worlds(self) -> tuple[Any, Mapping[str, Any], Callable[..., Any], Mapping[str, Any]]:
+        """The benchmark, its own methods, what makes one of a model, and its further measures."""
+        from track2view.evaluate.worlds import CAMERA_MEASURES, METHODS, ByModel, Worlds
+
+        benchmark = Worlds(static=self.static, dynamic=self.dynamic, frames=self.frames, size=self.size, content=self.content)
+        return benchmark, METHODS, ByModel, {name: CAMERA_MEASURES[name] for name in self.cameras}
+
+    def _of_footage(self, file: Path) -> tuple[Any, Mapping[str, Any], Callable[..., Any], Mapping[str, Any]]:
+        from track2view.evaluate.footage import METHODS, ByModel, Footage
+
+        if self.cameras:
+            raise UserError("--cameras: of procedural worlds alone; cameras of footage are reconstructed in any case")
+        return Footage(file=file, frames=self.frames, short_side=self.short_side), METHODS, ByModel, {}
+
+    def _methods(self, own: Mapping[str, Any], model: Callable[..., Any]) -> dict[str, Any]:
+        from track2view.evaluate.videos import Videos
         from track2view.model.checkpoint import MINI
         from track2view.model.diffusion import Track2ViewPipeline
 
-        benchmark = Benchmark(static=self.static, dynamic=self.dynamic, frames=self.frames, size=self.size, content=self.content)
-
-        def model(adapter: Path, *, misled: bool = False) -> Method:
+        def loaded(adapter: Path, **options: bool) -> Any:
             base = MINI / "base" if self.base is None else self.base
             pipe = Track2ViewPipeline.from_pretrained(base, adapter, device=self.device, prompt_folder=self.out / "prompts")
-            return ByModel(pipe=pipe, misled=misled, seed=self.seed)
+            return model(pipe=pipe, seed=self.seed, **options)
 
-        methods: dict[str, Method] = {}
-        for name in self.method:
-            methods[name] = model(MINI / "adapter", misled=name.endswith("misled")) if name.startswith("mini") else METHODS[name]
-        given = [(adapter.resolve().parent.name, adapter, model) for adapter in self.adapter]
+        minis = MINI_NAMES[:1] if self.footage is not None else MINI_NAMES
+        methods: dict[str, Any] = {}
+        for name in self.method or (*own, "mini"):
+            if name not in (*own, *minis):
+                what = "worlds" if self.footage is None else "footage"
+                raise UserError(f"--method: of {what} there are {', '.join((*own, *minis))}, got {name}")
+            options = {"misled": True} if name.endswith("misled") else {}
+            methods[name] = own[name] if name in own else loaded(MINI / "adapter", **options)
+        given = [(adapter.resolve().parent.name, adapter, loaded) for adapter in self.adapter]
         given += [(folder.resolve().name, folder, lambda folder: Videos(folder=folder)) for folder in self.videos]
         for name, folder, made in given:
             if not folder.is_dir():
@@ -80,13 +114,74 @@ class Evaluate:
             if name in methods:
                 raise UserError(f"{folder}: there is a method named {name} already; rename the folder")
             methods[name] = made(folder)
-        measures, missing = measures_in(self.weights, self.device)
-        folder = None if self.weights is None else INCEPTION.found_in(self.weights)
-        inception = None if folder is None else Inception(folder / f"{INCEPTION.name}.pt", self.device)
-        if inception is None:
-            missing = [*missing, f"{', '.join(INCEPTION.measures)}: {INCEPTION.remedy}"]
-        rows = evaluate(benchmark, methods, self.out, measures, inception)
-        sets = {} if inception is None else set_distances(rows, self.out)
-        report = self.out / "report.html"
-        write_report(report, benchmark, rows, self.out, shlex.join(["track2view", *sys.argv[1:]]), missing, sets)
-        print(report)
+        return methods
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListClips:
+    """Every video of a folder along every camera."""
+
+    folder: tyro.conf.Positional[Path]
+    """Of videos."""
+    camera: tuple[str, ...]
+    """Moves and camera files, as `track2view render` takes them."""
+    out: Path
+    """The list, .json."""
+
+    def run(self) -> None:
+        """Write it."""
+        from track2view.evaluate.lists import list_folder
+
+        print(f"{self.out}  ({list_folder(self.folder, self.camera, self.out)} cases)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListMulticam:
+    """Of every scene in MultiCamVideo's layout one camera re-filmed from another, both drawn by seed; the true view is known."""
+
+    folder: tyro.conf.Positional[Path]
+    """Below which scenes are (…/sceneN/cameras/camera_extrinsics.json)."""
+    out: Path
+    """The list, .json."""
+    seed: int = 0
+    """Of what is drawn."""
+
+    def run(self) -> None:
+        """Write it."""
+        from track2view.evaluate.lists import list_multicam
+
+        print(f"{self.out}  ({list_multicam(self.folder, self.out, seed=self.seed)} cases)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListRealcam:
+    """RealCam-Vid's test clips, 200 of RealEstate10K and 200 of MiraData, each along two moves that were drawn once. Its archive is a
+    pickle and runs whatever code it holds: only for files you trust."""
+
+    file: tyro.conf.Positional[Path]
+    """RealCam-Vid npz."""
+    videos: tyro.conf.Positional[Path]
+    """The folder that its video paths are relative to."""
+    out: Path
+    """The list, .json; camera files are written beside it."""
+
+    def run(self) -> None:
+        """Write it."""
+        from track2view.evaluate.lists import list_realcam
+
+        print(f"{self.out}  ({list_realcam(self.file, self.videos, self.out)} cases)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListBenchmark:
+    """Lists of clips and cameras for `track2view evaluate --footage`."""
+
+    do: tyro.conf.OmitSubcommandPrefixes[
+        Annotated[ListClips, tyro.conf.subcommand("clips")]
+        | Annotated[ListMulticam, tyro.conf.subcommand("multicam")]
+        | Annotated[ListRealcam, tyro.conf.subcommand("realcam")]
+    ]
+
+    def run(self) -> None:
+        """Do it."""
+        self.do.run()

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from track2view.cameras import write_multicam
+from track2view.cameras import find_scenes, write_multicam
 from track2view.errors import UserError
 from track2view.files import atomic_folder, read_record, write_record
 from track2view.pairing import pair_by_projection
@@ -151,18 +151,6 @@ def _export_tracks(world: World, rig: dict[str, CameraPath], path: Path) -> None
         xyz_world=xyz.numpy(),
         visible=torch.stack(visible).numpy(),
     )
-
-
-def find_scenes(root: Path) -> list[Path]:
-    """All scene folders in MultiCamVideo's layout below ``root``, in order.
-
-    Raises:
-        UserError: none there.
-    """
-    found = sorted(path.parent.parent for path in root.glob("**/cameras/camera_extrinsics.json") if ".partial" not in str(path))
-    if not found:
-        raise UserError(f"{root}: no scenes there (…/sceneN/cameras/camera_extrinsics.json); `track2view scenes make` writes some")
-    return found
 
 
 def true_pairs(folder: Path, source: str, target: str, queries: Queries) -> PairedTracks:

@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from track2view.cameras import find_scenes
 from track2view.claims import claimed
 from track2view.curate.archives import find_archives, unpack
-from track2view.curate.export import export_scene, find_scenes
+from track2view.curate.export import export_scene
 from track2view.curate.pools import on_ray
 from track2view.curate.stages import PairOfViews, Reason, Rejected, curate_pair
 from track2view.errors import DISK_FULL, UserError, check_positive

@@ -1,64 +1,125 @@
-"""Which clips are re-filmed from where: benchmarks as data, defined by seeds (design section 10)."""
+"""What an evaluation is of: cases, what a method is given of each, and how its clip is scored (design section 10).
 
+Two kinds: procedural worlds with exact truth (:mod:`track2view.evaluate.worlds`), and anybody's clips
+(:mod:`track2view.evaluate.footage`).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
-import numpy as np
+from jaxtyping import UInt8
+from torch import Tensor
 
-from track2view.errors import UserError, check_positive
-from track2view.evaluate.procedural import Pair
-from track2view.records import Size
-from track2view.scenes import Content
-from track2view.scenes.rig import CAMERAS, split_seed
-
-WORLDS = 200
-"""Of each kind in the whole benchmark: as many static as dynamic ones."""
+Frames = UInt8[Tensor, "T 3 H W"]
+Known = TypeVar("Known")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Case:
-    """One clip to re-film.
+    """One clip to re-film along one camera path.
 
     Attributes:
         name: in its benchmark, and of a file.
-        pair: the world, the source camera and the one that is asked for.
+        group: of cases that tables show by themselves, such as "static".
+        source: what is re-filmed, in the report's words.
+        target: the camera that is asked for, in the report's words.
     """
 
     name: str
-    pair: Pair
+    group: str
+    source: str
+    target: str
+
+
+AnyCase = TypeVar("AnyCase", bound=Case)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Benchmark:
-    """Procedural worlds with exact truth: the first so many of each kind, of the split that no training sees.
+class Given(Generic[Known]):
+    """What is known of a case once its clip is there.
 
     Attributes:
-        static, dynamic: how many worlds in which nothing moves, and in which things do.
-        frames, size: of every clip.
-        content: what is in the worlds.
+        source: the clip.
+        exact: what the camera that is asked for truly sees; None where nobody knows.
+        fps: frames a second of both.
+        caption: what the clip shows, in words; empty where nobody said.
+        parallax: mean angle by which what the clip shows is seen apart from both cameras, degrees.
+        known: what its benchmark's own methods and scores take.
     """
 
-    static: int = WORLDS
-    dynamic: int = WORLDS
-    frames: int = 17
-    size: Size = (64, 112)
-    content: Content = "solids"
+    source: Frames
+    exact: Frames | None
+    fps: Fraction
+    caption: str
+    parallax: float
+    known: Known
 
-    def __post_init__(self) -> None:
-        check_positive(frames=self.frames, height=self.size[0], width=self.size[1])
-        for name in ("static", "dynamic"):
-            if not 0 <= getattr(self, name) <= WORLDS:
-                raise UserError(f"{name}: the benchmark has {WORLDS} such worlds, got {getattr(self, name)!r:.60}")
-        if not self.static + self.dynamic:
-            raise UserError("static, dynamic: expected one world at least, got none of either")
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Made:
+    """A method's clip.
+
+    Attributes:
+        frames: of the case's size and length.
+        note: what had to be done to make it so; empty if nothing.
+    """
+
+    frames: Frames
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scores:
+    """Numbers of a clip by name; NaN where there is no such number.
+
+    Attributes:
+        by_frame: of each frame.
+    """
+
+    values: Mapping[str, float]
+    by_frame: Mapping[str, Sequence[float]]
+
+
+Method = Callable[[AnyCase, Given[Known]], Made]
+"""A way to make a case's clip; what it cannot make it says by :class:`UserError`, in one line."""
+Measure = Callable[[Frames, Given[Known]], dict[str, float]]
+"""Numbers by name of a clip, beside its benchmark's own scores; NaN where there is no such number."""
+
+
+@runtime_checkable
+class Benchmark(Protocol[AnyCase, Known]):
+    """Cases by name, each with what is given and how a clip is scored."""
 
     @property
-    def cases(self) -> tuple[Case, ...]:
-        """In order; those of a smaller benchmark are among those of a larger one, whatever their size."""
-        numbered = [(False, index) for index in range(self.static)] + [(True, WORLDS + index) for index in range(self.dynamic)]
-        return tuple(_case(split_seed("test", index), dynamic, index, self.content) for dynamic, index in numbered)
+    def identity(self) -> Mapping[str, object]:
+        """What must be the same for rows to stand in one table, of what JSON holds."""
+        ...
 
+    @property
+    def title(self) -> str:
+        """Of a report."""
+        ...
 
-def _case(seed: int, dynamic: bool, index: int, content: Content) -> Case:
-    source, target = (f"cam{number + 1:02d}" for number in np.random.default_rng(seed).choice(CAMERAS, 2, replace=False))
-    pair = Pair(seed=seed, source=source, target=target, dynamic=dynamic, content=content)
-    return Case(name=f"{'dynamic' if dynamic else 'static'}-{index:03d}-{source}-{target}", pair=pair)
+    @property
+    def explained(self) -> str:
+        """How to read its tables, in sentences."""
+        ...
+
+    @property
+    def cases(self) -> Sequence[AnyCase]:
+        """In order."""
+        ...
+
+    def given(self, case: AnyCase) -> Given[Known]:
+        """What a method is given.
+
+        Raises:
+            UserError: a clip that cannot be read or tracked, a camera that cannot be followed there.
+        """
+        ...
+
+    def score(self, given: Given[Known], made: Frames) -> Scores:
+        """Of cameras and pictures."""
+        ...

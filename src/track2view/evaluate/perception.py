@@ -3,11 +3,12 @@
 Pictures are prepared by transformers' own processors of the PIL kind, which need no torchvision.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer, ViTModel
@@ -15,12 +16,10 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from track2view.errors import UserError
+from track2view.evaluate.benchmark import Frames, Given, Measure
 from track2view.evaluate.published import CLIP, DINO
 from track2view.metrics import consistency, likeness, likeness_over_time, likeness_to_text
 
-Frames = UInt8[Tensor, "T 3 H W"]
-Measure = Callable[[Frames, Frames, str], dict[str, float]]
-"""Numbers by name of a clip, made from a source, of what a caption says."""
 AT_ONCE = 16
 
 
@@ -44,13 +43,13 @@ class ClipMeasure:
         torch.nn.Module.to(self.model, device)
 
     @torch.no_grad()
-    def __call__(self, made: Frames, source: Frames, caption: str) -> dict[str, float]:
-        """All four."""
-        own, theirs = self.features(made), self.features(source)
-        words = self.tokenizer([caption], truncation=True, return_tensors="pt").to(self.model.device)
+    def __call__(self, made: Frames, given: Given) -> dict[str, float]:
+        """All four; CLIP-T is NaN where there are no words."""
+        own, theirs = self.features(made), self.features(given.source)
+        words = self.tokenizer([given.caption], truncation=True, return_tensors="pt").to(self.model.device)
         text = self.model.get_text_features(**words).pooler_output[0].float().cpu()
         return {
-            "clip_t": likeness_to_text(own, text),
+            "clip_t": likeness_to_text(own, text) if given.caption else math.nan,
             "clip_f": likeness_over_time(own),
             "clip_v": likeness(own, theirs),
             "background_consistency": consistency(own),
@@ -81,7 +80,7 @@ class DinoMeasure:
         torch.nn.Module.to(self.model, device)
 
     @torch.no_grad()
-    def __call__(self, made: Frames, source: Frames, caption: str) -> dict[str, float]:
+    def __call__(self, made: Frames, given: Given) -> dict[str, float]:
         """It alone."""
         model = self.model
         return {"subject_consistency": consistency(_in_parts(made, self.processor, lambda each: model(each)[0][:, 0], model.device))}

@@ -19,6 +19,7 @@ from track2view.errors import UserError
 from track2view.evaluate.found import CameraErrors, camera_errors
 from track2view.evaluate.render_compare import estimate_cameras
 from track2view.metrics import psnr, ssim
+from track2view.metrics.paths import pose_errors
 from track2view.records import CameraPath, Size
 from track2view.scenes import Content, RenderedViews, World, make_rig, make_training_world, render_path, shown_by
 from track2view.warp import exact_renderer
@@ -77,6 +78,7 @@ class PairScore:
     Attributes:
         camera: of frames whose camera is found.
         rough: of those, too, that are so blurred that it is found to within a degree alone.
+        rotation_by_frame: degrees, of those; NaN for the others and for frames whose camera was not asked for.
     """
 
     pair: Pair
@@ -85,6 +87,7 @@ class PairScore:
     disoccluded: Fidelity
     camera: CameraErrors
     rough: CameraErrors
+    rotation_by_frame: tuple[float, ...]
 
     @property
     def values(self) -> dict[str, float]:
@@ -156,6 +159,9 @@ def score_clip(truth: PairTruth, clip: UInt8[Tensor, "T 3 H W"]) -> PairScore:
         raise UserError(f"the clip is {list(clip.shape)}, the truth {list(truth.target.colour.shape)}; make both of one size and length")
     at = list(range(LATENT_STRIDE, len(clip), LATENT_STRIDE))
     fit = estimate_cameras(truth.world, clip, truth.target_camera, at, source=truth.source_camera)
+    turned, _ = pose_errors(fit.world_from_camera, truth.target_camera.world_from_camera[at])
+    by_frame = torch.full((len(clip),), math.nan, dtype=torch.float64)
+    by_frame[at] = torch.where(fit.roughly, turned, math.nan)
     return PairScore(
         pair=truth.pair,
         everywhere=_fidelity(clip, truth.target.colour, torch.ones_like(truth.seen)),
@@ -163,6 +169,7 @@ def score_clip(truth: PairTruth, clip: UInt8[Tensor, "T 3 H W"]) -> PairScore:
         disoccluded=_fidelity(clip, truth.target.colour, ~truth.seen),
         camera=camera_errors(fit, truth.target_camera),
         rough=camera_errors(replace(fit, converged=fit.roughly), truth.target_camera),
+        rotation_by_frame=tuple(by_frame.tolist()),
     )
 
 

@@ -4,10 +4,11 @@ From some 240 lines up. Poses are of one world, whose place, turn and scale nobo
 :func:`track2view.metrics.redirect_errors`. A camera that stands or only turns has no baseline, and is not found.
 """
 
+import math
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import cv2
@@ -96,6 +97,14 @@ def reconstructed_errors(found: FoundCameras, commanded: CameraPath) -> Reconstr
     turned, wanted = (invert(each[:1]) @ each for each in (own, asked))
     near = (1 - rotation_angle(turned[:, :3, :3].mT @ wanted[:, :3, :3]) / FAR_DEGREES).clamp(min=0)
     return ReconstructedErrors(registered=share, auc=float(near.sum() / len(chosen)), errors=redirect_errors(own, asked))
+
+
+def reconstructed_values(found: FoundCameras, commanded: CameraPath) -> dict[str, float]:
+    """The same by the names that tables have; NaN where there is no such number."""
+    errors = reconstructed_errors(found, commanded)
+    numbers = {} if errors.errors is None else asdict(errors.errors)
+    own = {f"reconstructed_{name}": math.nan if (value := numbers.get(name)) is None else value for name in RedirectErrors.__slots__}
+    return {"registered": errors.registered, "reconstructed_auc": errors.auc, **own}
 
 
 @contextmanager

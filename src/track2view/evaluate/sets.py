@@ -1,4 +1,5 @@
-"""Distances of whole sets of pictures: a method's frames from the exact views' (FID and KID where the network is Inception).
+"""Distances of whole sets of pictures: a method's frames from the exact views', or from the clips' own where nobody knows those (FID and
+KID where the network is Inception).
 
 The network is the 2015-12-05 Inception as NVIDIA published it in TorchScript, which resizes as TensorFlow did, so that its features are
 those of the original FID; it is the user's to fetch (:data:`track2view.evaluate.published.INCEPTION`).
@@ -20,13 +21,13 @@ from track2view.files import atomic_path
 from track2view.metrics import frechet_distance, kernel_distance
 
 AT_ONCE = 32
-EXACT = "exact views"
+POOL = "compared with"
 """In the place of a method: what all are compared with."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SetDistance:
-    """From the exact views' frames.
+    """From the frames that all methods are compared with.
 
     Attributes:
         frames: of either set.
@@ -77,7 +78,7 @@ def set_distances(rows: Sequence[Row], out: Path) -> Mapping[str, SetDistance]:
     def features(method: str) -> Float64[np.ndarray, "N F"]:
         return np.concatenate([np.load(out / "features" / method / f"{case}.npy") for case in cases])
 
-    exact = features(EXACT)
+    exact = features(POOL)
     found = {method: features(method) for method in methods}
     return {
         method: SetDistance(frames=len(own), frechet=frechet_distance(own, exact), kernel=kernel_distance(own, exact))
