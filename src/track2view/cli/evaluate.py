@@ -55,12 +55,15 @@ class Evaluate:
 
     def run(self) -> None:
         """Evaluate."""
+        import transformers
+
         from track2view.evaluate.perception import measures_in
         from track2view.evaluate.published import INCEPTION
         from track2view.evaluate.report import write_report
         from track2view.evaluate.run import evaluate
         from track2view.evaluate.sets import Inception, set_distances
 
+        transformers.utils.logging.disable_progress_bar()
         benchmark, own, model, further = self._of_worlds() if self.footage is None else self._of_footage(self.footage)
         methods = self._methods(own, model)
         measures, missing = measures_in(self.weights, self.device)
@@ -173,13 +176,31 @@ class ListRealcam:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ConvertGim:
+    """Bring GIM's LightGlue, with which the paper counts matches, into the layout that `track2view evaluate --weights` loads."""
+
+    file: tyro.conf.Positional[Path]
+    """gim_lightglue_100h.ckpt."""
+    out: tyro.conf.Positional[Path]
+    """Folder to write: WEIGHTS/lightglue."""
+
+    def run(self) -> None:
+        """Convert it."""
+        from track2view.evaluate.matches import convert_gim
+
+        convert_gim(self.file, self.out)
+        print(self.out)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ListBenchmark:
-    """Lists of clips and cameras for `track2view evaluate --footage`."""
+    """Lists of clips and cameras for `track2view evaluate --footage`, and what it takes to score them."""
 
     do: tyro.conf.OmitSubcommandPrefixes[
         Annotated[ListClips, tyro.conf.subcommand("clips")]
         | Annotated[ListMulticam, tyro.conf.subcommand("multicam")]
         | Annotated[ListRealcam, tyro.conf.subcommand("realcam")]
+        | Annotated[ConvertGim, tyro.conf.subcommand("gim")]
     ]
 
     def run(self) -> None:

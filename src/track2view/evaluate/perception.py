@@ -17,7 +17,9 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 
 from track2view.errors import UserError
 from track2view.evaluate.benchmark import Frames, Given, Measure
-from track2view.evaluate.published import CLIP, DINO
+from track2view.evaluate.lpips import LpipsMeasure
+from track2view.evaluate.matches import MatchMeasure
+from track2view.evaluate.published import CLIP, DINO, LPIPS, MATCHER
 from track2view.metrics import consistency, likeness, likeness_over_time, likeness_to_text
 
 AT_ONCE = 16
@@ -86,7 +88,7 @@ class DinoMeasure:
         return {"subject_consistency": consistency(_in_parts(made, self.processor, lambda each: model(each)[0][:, 0], model.device))}
 
 
-KINDS = ((CLIP, ClipMeasure), (DINO, DinoMeasure))
+KINDS = ((CLIP, ClipMeasure), (DINO, DinoMeasure), (MATCHER, MatchMeasure), (LPIPS, LpipsMeasure))
 
 
 def measures_in(weights: Path | None, device: str = "cpu") -> tuple[Mapping[str, Measure], list[str]]:

@@ -34,7 +34,7 @@ class Published:
         folder = weights / self.name
         if not folder.is_dir():
             return None
-        files = [path for path in sorted(folder.iterdir()) if path.suffix in (".bin", ".safetensors", ".pt")]
+        files = [path for path in sorted(folder.iterdir()) if path.suffix in (".bin", ".safetensors", ".pt", ".pth")]
         if not files:
             raise UserError(f"{folder}: holds no weights; {self.remedy}")
         for path in files:
@@ -70,5 +70,21 @@ INCEPTION = Published(
     measures=("FID", "KID"),
     source="https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt",
     licence="the original network's is Apache-2.0; see NVIDIA's terms for this form",
+    sha256={},
+)
+MATCHER = Published(
+    name="lightglue",
+    measures=("Mat.Pix",),
+    source="https://github.com/xuelunshen/gim (gim_lightglue_100h.ckpt, by `track2view benchmark gim`), the paper's, or "
+    "https://huggingface.co/ETH-CVG/lightglue_superpoint",
+    licence="LightGlue Apache-2.0, GIM MIT; SuperPoint's weights, which both hold, are for non-commercial research",
+    sha256={},
+)
+LPIPS = Published(
+    name="lpips-alex",
+    measures=("LPIPS",),
+    source="https://download.pytorch.org/models/alexnet-owt-7be5be79.pth and "
+    "https://github.com/richzhang/PerceptualSimilarity (lpips/weights/v0.1/alex.pth)",
+    licence="BSD-3-Clause and BSD-2-Clause",
     sha256={},
 )

@@ -89,8 +89,15 @@ PERCEIVED = (
     Column("subject consistency", "subject_consistency"),
     Column("background consistency", "background_consistency"),
     Column("temporal flickering", "steadiness"),
+    Column("Mat.Pix K", "matched_points_0.1", 1, 3),
+    Column("at 0.2", "matched_points_0.2", 1, 3),
+    Column("at 0.5", "matched_points_0.5", 1, 3),
+    Column("Mat.Pix, of the exact view's", "matched_points_of_exact", 1, 3),
+    Column("LPIPS seen", "lpips_seen", 1, 3),
+    Column("LPIPS unseen", "lpips_disoccluded", 1, 3),
+    Column("LPIPS", "lpips", 1, 3),
 )
-"""Of clips alone; the last needs no weights."""
+"""By networks, but for temporal flickering."""
 PAPER = (
     ("Trajectory Attention", 25, 3.54, 0.309, 38.25, 28.57, 98.49, 94.87, 0.826),
     ("Track2View", 25, 1.24, 0.085, 33.95, 29.06, 99.28, 95.81, 1.070),
