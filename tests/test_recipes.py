@@ -14,8 +14,12 @@ from train_support import PLAN
 from train_support import run as train_tiny
 
 from track2view import training
+from track2view.ablation import SeededRun, ablate, by_case, table
 from track2view.cli.commands import parse
 from track2view.errors import UserError
+from track2view.evaluate.row import Row
+from track2view.evaluate.run import read_rows
+from track2view.evaluate.worlds import Worlds
 from track2view.model.checkpoint import MINI, load_adapter, load_transformer
 from track2view.model.conditioners import Conditioner
 from track2view.model.conditioners.camera import CameraConditioner
@@ -180,6 +184,51 @@ def test_what_was_trained_in_full_loads_as_a_base_and_its_adapter(learnt: Path) 
     before = dict(load_transformer(learnt / "data/base").named_parameters())
     moved = [name for name, each in model.transformer.named_parameters() if not torch.equal(each, before[name])]
     assert len(moved) > 0.9 * len(before)
+
+
+def test_recipes_are_compared_on_worlds_that_none_has_seen(learnt: Path, tmp_path: Path) -> None:
+    """Two runs of twenty steps that are there, and one of a single step that is not."""
+    data, base, out = learnt / "data/worlds", learnt / "data/base", tmp_path / "runs"
+    for seed in (0, 1):
+        shutil.copytree(learnt / "out", out / f"micro-{seed}")
+    new = SeededRun(recipe=replace(micro(), plan=replace(micro().plan.lasting(1), seed=2)), folder=out / "micro-2")
+    assert new.finished is None
+    given = {"base": base, "held_out": None, "device": "cpu", "steps": None, "command": "track2view ablation"}
+    worlds = Worlds(static=0, dynamic=1, frames=9, size=(32, 56))
+    path = ablate([new], worlds, data, out, **given)
+    assert new.finished == 1
+    lines = path.read_text().splitlines()
+    assert [line.split("|")[1:3] for line in lines[2:9]] == [
+        *([f" {name} ", " 1 "] for name in ("truth", "copy", "shuffled-camera", "warp-exact")),
+        [" micro at 20 ", " 2 "],
+        [" micro at 1 ", " 1 "],
+        [" micro at 20 minus micro at 1 ", " "],
+    ]
+    rows = read_rows(out / "evaluation")
+    taught, new_one = ([row.values["psnr"] for row in rows if row.method.endswith(end)] for end in ("@20", "@1"))
+    assert taught[0] == taught[1] != new_one[0], "the base that was trained with it is its own"
+    at = lines[0].split("|").index(" PSNR ")
+    assert lines[6].split("|")[at].startswith(f" {taught[0]:.2f} (")
+    assert (out / "evaluation/report.html").exists()
+    with pytest.raises(UserError, match=r"recipe mini-base trains no adapter, which an ablation compares"):
+        parse(["ablation", "mini-base", str(data), str(out), "--base", str(base), "--variants", ""]).run()
+
+
+def test_a_table_compares_world_by_world() -> None:
+    """Each seed has another world that it lacks."""
+    numbers = {"proof-0": {"a": 1.0, "b": 2.0}, "proof-1": {"a": 3.0, "c": 5.0}, "proof-camera-0": {"a": 7.0, "b": 9.0}}
+    rows = [
+        Row(case=case, method=f"{run}@8", group="static", source="", target="", values={"rotation": value})
+        for run, values in numbers.items()
+        for case, value in values.items()
+    ]
+    assert by_case(rows, ["proof-0@8", "proof-1@8"], "rotation") == {"a": 2.0, "b": 2.0, "c": 5.0}
+    lines = list(table(rows))
+    assert lines[0] == "| | seeds | RotErr ° |"
+    assert lines[2].startswith("| proof at 8 | 2 | 3.00 (")
+    assert lines[3].startswith("| proof-camera at 8 | 1 | 8.00 (")
+    assert lines[4].startswith("| proof at 8 minus proof-camera at 8 | | -6.00 (")
+    assert lines[4].endswith("; 2) |"), "of the worlds that both have"
 
 
 def test_a_run_in_the_way_is_not_written_over(learnt: Path) -> None:

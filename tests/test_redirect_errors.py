@@ -1,6 +1,7 @@
 """Camera errors of other papers, against numbers worked out by hand."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor
 
 from track2view.errors import UserError
 from track2view.geometry import rotation_about
-from track2view.metrics import redirect_errors
+from track2view.metrics import path_errors, redirect_errors
+from track2view.records import CameraPath
 
 
 def path(*places: tuple[float, float, float], yaw: tuple[float, ...] = ()) -> Tensor:
@@ -90,3 +92,25 @@ def test_paths_of_other_lengths_are_refused() -> None:
         redirect_errors(path((0, 0, 0), (1, 0, 0)), path((0, 0, 0), (1, 0, 0), (2, 0, 0)))
     with pytest.raises(UserError, match="two at least"):
         redirect_errors(path((0, 0, 0)), path((0, 0, 0)))
+
+
+def test_evo_finds_the_same() -> None:
+    """An oracle that is no dependency, for it is GPL: `pip install evo` beside to run this."""
+    metrics = pytest.importorskip("evo.core.metrics")
+    trajectory = pytest.importorskip("evo.core.trajectory")
+    random = torch.Generator().manual_seed(3)
+    found, asked = (
+        path(*torch.randn(7, 3, generator=random, dtype=torch.float64).cumsum(0).tolist(), yaw=(0, 4, 3, 9, 12, 11, 15)) for _ in range(2)
+    )
+    found = found @ path((0, 0, 0), yaw=(7,))[0]
+    own, wanted = (trajectory.PosePath3D(poses_se3=list((torch.linalg.inv(each[0]) @ each).numpy())) for each in (found, asked))
+    turned = metrics.APE(metrics.PoseRelation.rotation_angle_deg)
+    turned.process_data((wanted, own))
+    assert redirect_errors(found, asked).rotation == pytest.approx(turned.get_statistic(metrics.StatisticsType.mean), abs=1e-6)
+    whole = CameraPath(world_from_camera=found, intrinsics=torch.eye(3, dtype=torch.float64).repeat(7, 1, 1), size=(2, 2), unit="metre")
+    true = replace(whole, world_from_camera=asked)
+    aligned = trajectory.PosePath3D(poses_se3=list(found.numpy()))
+    aligned.align(truth := trajectory.PosePath3D(poses_se3=list(asked.numpy())), correct_scale=True)
+    apart = metrics.APE(metrics.PoseRelation.translation_part)
+    apart.process_data((truth, aligned))
+    assert path_errors(whole, true).ate == pytest.approx(apart.get_statistic(metrics.StatisticsType.rmse), abs=1e-6)

@@ -1,13 +1,13 @@
 """The command line: typed commands, no logic.
 
-``track2view render | track | cameras | model | scenes | curate | train | evaluate | benchmark | tracker``."""
+``track2view render | track | cameras | model | scenes | curate | train | evaluate | benchmark | ablation | tracker``."""
 
 from typing import Annotated
 
 import tyro
 
 from track2view.cli.cameras import Cameras
-from track2view.cli.evaluate import Evaluate, ListBenchmark
+from track2view.cli.evaluate import Ablation, Evaluate, ListBenchmark
 from track2view.cli.model import Model
 from track2view.cli.render import Render, Track
 from track2view.cli.scenes import Curate, Scenes
@@ -24,6 +24,7 @@ Command = (
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[ListBenchmark, tyro.conf.subcommand("benchmark")]
+    | Annotated[Ablation, tyro.conf.subcommand("ablation")]
     | Annotated[TrackerTools, tyro.conf.subcommand("tracker")]
 )
 

@@ -121,6 +121,46 @@ class Evaluate:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Ablation:
+    """Train a recipe, its ablations and its baselines with several seeds, and compare all on worlds that no training sees. What is done
+    is kept: more recipes and seeds may be added, and a run goes on where it was stopped. Under torchrun processes share the work."""
+
+    recipe: tyro.conf.Positional[str]
+    """Whose: micro, mini, proof, one-gpu, paper."""
+    data: tyro.conf.Positional[Path]
+    """Procedural worlds that `track2view scenes clips` wrote, encoded with the base (and --rendered, for the variant render)."""
+    out: tyro.conf.Positional[Path]
+    """A folder for each run, RECIPE-SEED, and evaluation/ for what is found."""
+    base: Path
+    """Base in diffusers' Wan layout."""
+    variants: tuple[str, ...] = ("", "camera")
+    """Of the recipe: "" for itself, a baseline (camera, render, trajectory, unconditional) or an ablation (layers-2, queries-first, …)."""
+    seeds: tuple[int, ...] = (0,)
+    """Each variant is trained with each."""
+    held_out: Path | None = None
+    """Data of the same kind to validate on while training."""
+    worlds: int = 64
+    """That the runs are compared on; a quarter of them static."""
+    steps: int | None = None
+    """Compare the checkpoints after so many steps; the last ones by default."""
+    device: str = "cpu"
+    """Where to compute: cpu, cuda."""
+
+    def run(self) -> None:
+        """Train and compare."""
+        from track2view.ablation import SeededRun, ablate
+        from track2view.evaluate.worlds import Worlds
+
+        names = [f"{self.recipe}-{variant}" if variant else self.recipe for variant in self.variants]
+        runs = [SeededRun.of(name, seed, self.out) for seed in self.seeds for name in names]
+        shape = runs[0].recipe
+        benchmark = Worlds(static=self.worlds // 4, dynamic=self.worlds - self.worlds // 4, frames=shape.frames, size=shape.size)
+        command = shlex.join(["track2view", *sys.argv[1:]])
+        given = {"base": self.base, "held_out": self.held_out, "device": self.device, "steps": self.steps, "command": command}
+        print(ablate(runs, benchmark, self.data, self.out, **given))
+
+
+@dataclass(frozen=True, kw_only=True)
 class ListClips:
     """Every video of a folder along every camera."""
 

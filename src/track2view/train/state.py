@@ -48,6 +48,15 @@ class RunRecord:
     seconds: float = 0.0
     processes: int = 1
 
+    @staticmethod
+    def load(checkpoint: Path) -> "RunRecord":
+        """Of a checkpoint's folder.
+
+        Raises:
+            UserError: not a checkpoint.
+        """
+        return read_record(checkpoint / "training.json", RunRecord, FORMAT, what="a checkpoint", maker="track2view train")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checkpoint:
@@ -81,7 +90,7 @@ class Checkpoint:
         Raises:
             UserError: not a checkpoint, or a damaged one, by name.
         """
-        record = read_record(folder / "training.json", RunRecord, FORMAT, what="a checkpoint", maker="track2view train")
+        record = RunRecord.load(folder)
         try:
             tensors = {name: load_file(folder / f"{name}.safetensors") for name in PARTS}
         except (OSError, SafetensorError) as error:
