@@ -31,6 +31,8 @@ from track2view.records import Clip
 from track2view.video import clip_images, write_video
 
 SMALL = Worlds(static=1, dynamic=1, frames=5, size=(48, 84))
+TINY = replace(SMALL, size=(16, 28))
+"""For tests of everything but cameras."""
 CONTROLS = ("truth", "copy", "shuffled-camera", "warp-exact")
 
 
@@ -88,22 +90,22 @@ def test_a_row_is_kept_as_soon_as_it_is_known_and_made_once(tmp_path: Path) -> N
 
     methods = {name: counted(name) for name in ("works", "fails", "stops")}
     with pytest.raises(KeyboardInterrupt):
-        evaluate(SMALL, {"works": methods["works"], "stops": methods["stops"]}, tmp_path)
+        evaluate(TINY, {"works": methods["works"], "stops": methods["stops"]}, tmp_path)
     assert len(read_rows(tmp_path)) == 3
     with (tmp_path / ROWS).open("a") as file:
         file.write('{"case": "dynamic-200')
-    rows = evaluate(SMALL, methods, tmp_path)
+    rows = evaluate(TINY, methods, tmp_path)
     assert len(made) == len(set(made)) + 1 == 7, "one was interrupted, and made again"
     failed = [row for row in rows if row.method == "fails"]
     assert [row.reason for row in failed] == ["no such weights"] * 2
     assert all(not row.values for row in failed)
     assert means(rows, "fails", "psnr").pairs == 0
-    again = evaluate(SMALL, methods, tmp_path)
+    again = evaluate(TINY, methods, tmp_path)
     assert [row for row in again if not row.reason] == [row for row in rows if not row.reason]
     assert [name for _, name in made[7:]] == ["fails"] * 2, "what failed is tried anew, and nothing else"
-    assert sorted(path.name for path in (tmp_path / "clips/works").iterdir()) == sorted(f"{case.name}.mp4" for case in SMALL.cases)
+    assert sorted(path.name for path in (tmp_path / "clips/works").iterdir()) == sorted(f"{case.name}.mp4" for case in TINY.cases)
     with pytest.raises(UserError, match=r"holds rows of frames 5, now 9; give another folder"):
-        evaluate(replace(SMALL, frames=9), methods, tmp_path)
+        evaluate(replace(TINY, frames=9), methods, tmp_path)
 
 
 def test_two_runs_share_the_work(tmp_path: Path) -> None:
@@ -115,13 +117,13 @@ def test_two_runs_share_the_work(tmp_path: Path) -> None:
         turns.append(case.name)
         if len(turns) == 1:
             with pytest.warns(Notice, match=r"2 clips are another run's, which has not ended"):
-                rows = evaluate(SMALL, {"first": interrupted, **copies}, tmp_path)
-            assert [(row.case, row.method) for row in rows] == [(SMALL.cases[1].name, "first"), (SMALL.cases[1].name, "copy")]
+                rows = evaluate(TINY, {"first": interrupted, **copies}, tmp_path)
+            assert [(row.case, row.method) for row in rows] == [(TINY.cases[1].name, "first"), (TINY.cases[1].name, "copy")]
         return METHODS["copy"](case, given)
 
-    rows = evaluate(SMALL, {"first": interrupted, **copies}, tmp_path)
-    assert turns == [case.name for case in SMALL.cases]
-    assert [(row.case, row.method) for row in rows] == [(case.name, name) for name in ("first", "copy") for case in SMALL.cases]
+    rows = evaluate(TINY, {"first": interrupted, **copies}, tmp_path)
+    assert turns == [case.name for case in TINY.cases]
+    assert [(row.case, row.method) for row in rows] == [(case.name, name) for name in ("first", "copy") for case in TINY.cases]
     assert len(read_rows(tmp_path)) == 4
     assert list((tmp_path / ".claims").iterdir()) == []
 
@@ -229,24 +231,23 @@ def test_sets_of_frames_are_told_from_the_exact_views(tmp_path: Path) -> None:
     def fails(case: WorldCase, given: Given[PairTruth]) -> Made:
         raise UserError("lost")
 
-    few = replace(SMALL, size=(16, 28))
-    rows = evaluate(few, {name: METHODS[name] for name in ("truth", "copy")}, out, inception=inception)
+    rows = evaluate(TINY, {name: METHODS[name] for name in ("truth", "copy")}, out, inception=inception)
     found = set_distances(rows, out)
     assert list(found) == ["truth", "copy"]
     assert {each.frames for each in found.values()} == {2 * SMALL.frames}
     assert found["truth"].frechet == pytest.approx(0, abs=1e-6)
-    truths = [few.given(case).known for case in few.cases]
+    truths = [TINY.given(case).known for case in TINY.cases]
     target, source = (np.concatenate([inception.features(getattr(each, view).colour) for each in truths]) for view in ("target", "source"))
     assert found["copy"].frechet == pytest.approx(frechet_distance(source, target))
     assert found["copy"].kernel == pytest.approx(kernel_distance(source, target))
     one = [row if row.case == rows[0].case else replace(row, reason="lost") for row in rows]
     assert {each.frames for each in set_distances(one, out).values()} == {SMALL.frames}
     assert set_distances([replace(row, reason="lost") for row in rows], out) == {}
-    evaluate(few, {"truth": METHODS["truth"], "fails": fails}, out, inception=inception)
-    evaluate(few, {"truth": METHODS["truth"]}, tmp_path / "bare")
+    evaluate(TINY, {"truth": METHODS["truth"], "fails": fails}, out, inception=inception)
+    evaluate(TINY, {"truth": METHODS["truth"]}, tmp_path / "bare")
     with pytest.raises(UserError, match=r"has no scores by inception-2015-12-05 of .* by truth; give another folder"):
-        evaluate(few, {"truth": METHODS["truth"]}, tmp_path / "bare", inception=inception)
-    write_report(tmp_path / "report.html", few, rows, out, "track2view evaluate", ["DINO: get it"], found)
+        evaluate(TINY, {"truth": METHODS["truth"]}, tmp_path / "bare", inception=inception)
+    write_report(tmp_path / "report.html", TINY, rows, out, "track2view evaluate", ["DINO: get it"], found)
     page = (tmp_path / "report.html").read_text()
     assert f"{found['copy'].frechet:.2f}" in page
     assert "Not measured: DINO: get it" in page

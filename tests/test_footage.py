@@ -61,7 +61,7 @@ def test_controls_follow_their_cameras(listed: Path, tmp_path: Path) -> None:
     pan, orbit = (footage.given(case) for case in footage.cases)
     assert torch.equal(pan.source, read_clip(listed.parent / "clips/first.mp4").frames)
     assert pan.known.elsewhere is not None
-    assert torch.allclose(pan.known.elsewhere.world_from_camera, orbit.known.target.world_from_camera)
+    assert torch.allclose(pan.known.elsewhere().world_from_camera, orbit.known.target.world_from_camera)
     assert pan.parallax < 0.01 < orbit.parallax
     rows = evaluate(footage, METHODS, tmp_path / "out")
     assert [(row.case, row.method) for row in rows] == [(case.name, name) for name in METHODS for case in footage.cases]
@@ -154,6 +154,7 @@ WRONG = {
     "a clip that is not there": (lambda said: said["cases"][1].update(clip="b.mp4"), r"cases\[1\]: clip: no such file .*b.mp4"),
     "a field too many": (lambda said: said["cases"][0].update(colour="red"), r"cases\[0\]: unknown field 'colour'"),
     "a number": (lambda said: said["cases"][0].update(camera=3), r"cases\[0\]: camera: expected text, got 3"),
+    "a move that there is not": (lambda said: said["cases"][0].update(camera="pam-left"), r"cases\[0\]: camera: .*pam-left"),
     "a name that is a path": (lambda said: said["cases"][0].update(name="../a"), r"cases\[0\]: name: expected one that a file may have"),
     "a name twice": (lambda said: said["cases"][0].update(name="first-orbit-right-6"), r"two cases are named first-orbit-right-6"),
 }

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import shutil
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -11,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import CLIPConfig, CLIPModel, ViTConfig, ViTModel
+from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig, CLIPVisionModelWithProjection, ViTConfig, ViTModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from track2view.errors import Notice, UserError
 from track2view.evaluate.benchmark import Given
-from track2view.evaluate.perception import measures_in
-from track2view.evaluate.published import CLIP, DINO, LPIPS, MATCHER
+from track2view.evaluate.perception import AESTHETIC_LINE, NOT_BUILT, measures_in
+from track2view.evaluate.published import AESTHETIC, CLIP, DINO, LPIPS, MATCHER
 from track2view.samples import file_sha256
 
 TINY = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -44,6 +45,10 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / CLIP.name / "merges.txt").write_text("#version: 0.2\n")
     ViTModel(ViTConfig(**TINY, image_size=SIDE, patch_size=8), add_pooling_layer=False).save_pretrained(folder / DINO.name)
     ViTImageProcessorPil(size={"height": SIDE, "width": SIDE}).save_pretrained(folder / DINO.name)
+    vision_alone = CLIPVisionConfig(**TINY, image_size=SIDE, patch_size=8, projection_dim=12)
+    CLIPVisionModelWithProjection(vision_alone).save_pretrained(folder / AESTHETIC.name)
+    CLIPImageProcessorPil.from_pretrained(folder / CLIP.name).save_pretrained(folder / AESTHETIC.name)
+    torch.save(torch.nn.Linear(12, 1).state_dict(), folder / AESTHETIC.name / AESTHETIC_LINE)
     return folder
 
 
@@ -58,8 +63,8 @@ def about(source: torch.Tensor, caption: str) -> Given[None]:
 @pytest.mark.filterwarnings("ignore:.*checksum is not known here")
 def test_numbers_are_cosines_of_what_the_networks_make(weights: Path) -> None:
     measures, missing = measures_in(weights)
-    assert list(measures) == [CLIP.name, DINO.name]
-    assert [line.split(":")[0] for line in missing] == ["Mat.Pix", "LPIPS"]
+    assert list(measures) == [CLIP.name, DINO.name, AESTHETIC.name]
+    assert [line.split(":")[0] for line in missing] == ["imaging quality, motion smoothness", "Mat.Pix", "LPIPS"]
     made, source = clip(0), clip(1)
     given = about(source, "a cat")
     found = measures[CLIP.name](made, given) | measures[DINO.name](made, given)
@@ -87,14 +92,35 @@ def test_numbers_are_cosines_of_what_the_networks_make(weights: Path) -> None:
         assert found[name] < 99.999
 
 
+@pytest.mark.filterwarnings("ignore:.*checksum is not known here")
+def test_aesthetic_quality_is_a_line_on_features_of_length_one(weights: Path, tmp_path: Path) -> None:
+    measures, _ = measures_in(weights)
+    made = clip(2, frames=3)
+    found = measures[AESTHETIC.name](made, about(made, ""))["aesthetic_quality"]
+    folder = weights / AESTHETIC.name
+    model = CLIPVisionModelWithProjection.from_pretrained(folder).eval()
+    pixels = CLIPImageProcessorPil.from_pretrained(folder)(list(made.permute(0, 2, 3, 1).numpy()), return_tensors="pt")["pixel_values"]
+    line = torch.load(folder / AESTHETIC_LINE, weights_only=True)
+    with torch.no_grad():
+        each = model(pixels).image_embeds.numpy()
+    scores = [10 * (float(line["weight"][0].numpy() @ (one / np.linalg.norm(one))) + float(line["bias"])) for one in each]
+    assert found == pytest.approx(np.mean(scores), abs=1e-3)
+    shutil.copytree(weights, tmp_path / "weights")
+    (tmp_path / "weights" / AESTHETIC.name / AESTHETIC_LINE).unlink()
+    with pytest.raises(UserError, match=r"clip-vit-large-patch14: no aesthetic predictor \(.*get it from https://huggingface.co/openai"):
+        measures_in(tmp_path / "weights")
+
+
 def test_what_is_missing_is_said_and_nothing_is_measured(tmp_path: Path) -> None:
     for folder in (None, tmp_path):
         measures, missing = measures_in(folder)
         assert measures == {}
         assert missing == [
+            NOT_BUILT,
             "CLIP-T, CLIP-F, CLIP-V, background consistency: get it from https://huggingface.co/openai/clip-vit-base-patch32 (MIT) "
             "into WEIGHTS/clip-vit-base-patch32",
             "subject consistency: get it from https://huggingface.co/facebook/dino-vitb16 (Apache-2.0) into WEIGHTS/dino-vitb16",
+            f"aesthetic quality: {AESTHETIC.remedy}",
             f"Mat.Pix: {MATCHER.remedy}",
             f"LPIPS: {LPIPS.remedy}",
         ]

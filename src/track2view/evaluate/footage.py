@@ -4,15 +4,15 @@ The file is JSON: ``{"format": "track2view.footage/1", "cases": [{"name": …, "
 it. A case may have ``group``, ``caption``, ``source_camera`` (a camera file) and ``exact`` (a video of what the camera truly sees).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
 
-from track2view.cameras import is_keyframes, names_file, read_camera
+from track2view.cameras import is_keyframes, names_file, parse_move, read_camera
 from track2view.errors import UserError, check_positive
 from track2view.evaluate.benchmark import Case, Frames, Given, Made, Method, Scores
 from track2view.evaluate.reconstructed import reconstruct_cameras, reconstructed_values
@@ -56,12 +56,12 @@ class Refilmed:
     Attributes:
         shot: the clip, tracked.
         target: the path that is asked for, in the shot's world.
-        elsewhere: the path of the next case that has another camera; None where none has.
+        elsewhere: finds the path of the next case that has another camera; None where none has.
     """
 
     shot: Shot
     target: CameraPath
-    elsewhere: CameraPath | None
+    elsewhere: Callable[[], CameraPath] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +135,7 @@ class Footage:
             fps=clip.fps,
             caption=case.caption,
             parallax=_parallax(shot, target),
-            known=Refilmed(shot=shot, target=target, elsewhere=self._path(shot, others[0]) if others else None),
+            known=Refilmed(shot=shot, target=target, elsewhere=partial(self._path, shot, others[0]) if others else None),
         )
 
     def score(self, given: Given[Refilmed], made: Frames) -> Scores:
@@ -183,7 +183,7 @@ def warped_elsewhere(case: FootageCase, given: Given[Refilmed]) -> Made:
     """The weight-free renderer along another case's camera: the control that follows the wrong one."""
     if given.known.elsewhere is None:
         raise UserError("no other case has another camera")
-    return Made(frames=torch.stack([frame.colour for frame in refilm(given.known.shot, given.known.elsewhere)]))
+    return Made(frames=torch.stack([frame.colour for frame in refilm(given.known.shot, given.known.elsewhere())]))
 
 
 METHODS: Mapping[str, Method[FootageCase, Refilmed]] = {"copy": copied, "shuffled-camera": warped_elsewhere, "warp": warped}
@@ -221,6 +221,11 @@ def _case(entry: object, place: str, folder: Path) -> FootageCase:
             raise UserError(f"{place}: {name} is missing")
     if Path(entry["name"]).name != entry["name"]:
         raise UserError(f"{place}: name: expected one that a file may have, got {entry['name']!r:.60}")
+    if not names_file(folder / entry["camera"]):
+        try:
+            parse_move(entry["camera"])
+        except UserError as error:
+            raise UserError(f"{place}: camera: {error}") from None
     for name in ("clip", "exact"):
         if name in entry and not (folder / entry[name]).exists():
             raise UserError(f"{place}: {name}: no such file {folder / entry[name]}")

@@ -6,12 +6,14 @@ Pictures are prepared by transformers' own processors of the PIL kind, which nee
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import CLIPModel, CLIPTokenizer, ViTModel
+from torch.nn.functional import normalize
+from transformers import CLIPModel, CLIPTokenizer, CLIPVisionModelWithProjection, ViTModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
@@ -19,10 +21,13 @@ from track2view.errors import UserError
 from track2view.evaluate.benchmark import Frames, Given, Measure
 from track2view.evaluate.lpips import LpipsMeasure
 from track2view.evaluate.matches import MatchMeasure
-from track2view.evaluate.published import CLIP, DINO, LPIPS, MATCHER
+from track2view.evaluate.published import AESTHETIC, CLIP, DINO, LPIPS, MATCHER
 from track2view.metrics import consistency, likeness, likeness_over_time, likeness_to_text
 
 AT_ONCE = 16
+AESTHETIC_LINE = "sa_0_4_vit_l_14_linear.pth"
+NOT_BUILT = "imaging quality, motion smoothness: their networks (MUSIQ, AMT) are not built here"
+"""Of VBench's six dimensions in the paper's Table 2; the other four are."""
 
 
 class ClipMeasure:
@@ -88,7 +93,34 @@ class DinoMeasure:
         return {"subject_consistency": consistency(_in_parts(made, self.processor, lambda each: model(each)[0][:, 0], model.device))}
 
 
-KINDS = ((CLIP, ClipMeasure), (DINO, DinoMeasure), (MATCHER, MatchMeasure), (LPIPS, LpipsMeasure))
+class AestheticMeasure:
+    """LAION's aesthetic quality of frames, times 10, so that 100 is the most: a line on CLIP's normalised features (VBench's).
+
+    Args:
+        folder: a CLIP of transformers' layout whose features have the line's width, with its processor's configuration and the line.
+
+    Raises:
+        UserError: what does not load.
+    """
+
+    def __init__(self, folder: Path, device: str = "cpu") -> None:
+        try:
+            self.model = CLIPVisionModelWithProjection.from_pretrained(folder, local_files_only=True).eval()
+            self.processor = CLIPImageProcessorPil.from_pretrained(folder, local_files_only=True)
+            self.line = torch.nn.Linear(self.model.config.projection_dim, 1)
+            self.line.load_state_dict(torch.load(folder / AESTHETIC_LINE, map_location="cpu", weights_only=True))
+        except (OSError, ValueError, RuntimeError, UnpicklingError, SafetensorError) as error:
+            raise UserError(f"{folder}: no aesthetic predictor ({' '.join(str(error).split()):.200}); {AESTHETIC.remedy}") from None
+        torch.nn.Module.to(self.model, device)
+
+    @torch.no_grad()
+    def __call__(self, made: Frames, given: Given) -> dict[str, float]:
+        """It alone."""
+        features = _in_parts(made, self.processor, lambda each: self.model(each).image_embeds, self.model.device)
+        return {"aesthetic_quality": 10 * float(self.line(normalize(features, dim=1)).mean())}
+
+
+KINDS = ((CLIP, ClipMeasure), (DINO, DinoMeasure), (AESTHETIC, AestheticMeasure), (MATCHER, MatchMeasure), (LPIPS, LpipsMeasure))
 
 
 def measures_in(weights: Path | None, device: str = "cpu") -> tuple[Mapping[str, Measure], list[str]]:
@@ -98,7 +130,7 @@ def measures_in(weights: Path | None, device: str = "cpu") -> tuple[Mapping[str,
         UserError: weights that are not the published ones, or do not load.
     """
     there: dict[str, Measure] = {}
-    missing = []
+    missing = [NOT_BUILT]
     for published, kind in KINDS:
         folder = None if weights is None else published.found_in(weights)
         if folder is None:

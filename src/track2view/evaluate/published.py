@@ -65,6 +65,14 @@ DINO = Published(
     licence="Apache-2.0",
     sha256={},
 )
+AESTHETIC = Published(
+    name="clip-vit-large-patch14",
+    measures=("aesthetic quality",),
+    source="https://huggingface.co/openai/clip-vit-large-patch14, with sa_0_4_vit_l_14_linear.pth of "
+    "https://github.com/LAION-AI/aesthetic-predictor beside",
+    licence="MIT",
+    sha256={},
+)
 INCEPTION = Published(
     name="inception-2015-12-05",
     measures=("FID", "KID"),

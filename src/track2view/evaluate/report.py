@@ -88,6 +88,7 @@ PERCEIVED = (
     Column("CLIP-V", "clip_v"),
     Column("subject consistency", "subject_consistency"),
     Column("background consistency", "background_consistency"),
+    Column("aesthetic quality", "aesthetic_quality"),
     Column("temporal flickering", "steadiness"),
     Column("Mat.Pix K", "matched_points_0.1", 1, 3),
     Column("at 0.2", "matched_points_0.2", 1, 3),

@@ -49,7 +49,8 @@ def evaluate(
         inception: keeps features of all frames in ``out/features`` (:func:`track2view.evaluate.sets.set_distances`).
 
     Raises:
-        UserError: ``out`` holds rows of another benchmark, or without one of the measures.
+        UserError: ``out`` holds rows of another benchmark, or without one of the measures; or other runs have left nothing to do, and
+            nothing done.
     """
     measures = measures or {}
     _begin(benchmark, out)
@@ -66,6 +67,8 @@ def evaluate(
     kept = [rows[case.name, name] for name in methods for case in benchmark.cases if (case.name, name) in rows]
     if lacking := len(methods) * len(benchmark.cases) - len(kept):
         notice(f"{out}: {lacking} clips are another run's, which has not ended; run the same command again for tables with all of them")
+    if not kept:
+        raise UserError(f"{out}: another run is at all of it; start this one again when it has ended")
     _write_tables(kept, out)
     return kept
 
