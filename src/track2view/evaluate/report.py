@@ -289,7 +289,7 @@ def _by_parallax(methods: list[str], rows: Sequence[Row]) -> str:
 
 
 def _by_frame(methods: list[str], rows: Sequence[Row]) -> str:
-    names = {"rotation": "rotation error, °", "psnr": "PSNR of what is seen, dB"}
+    names = {"rotation": "rotation error, °", "psnr": "PSNR, dB"}
     known = [name for name in names if any(any(each is not None for each in row.by_frame.get(name, ())) for row in rows)]
     if not known:
         return ""
