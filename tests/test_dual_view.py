@@ -243,18 +243,44 @@ def compile_blocks(_: int, attention: str) -> None:
     """In a process where nothing checks types: Dynamo does not follow the checks."""
     dual_view.MAX_SCORES_BYTES = 1000
     model = tiny_model(DualViewModes(attention=attention))
-    conditions = [
-        model.condition(SOURCE, random_condition(1, frames=5)),
-        PerBlock(draw(7, 3, WIDTH), draw(8, WIDTH)),
-        CameraConditioning(embeddings=draw(9, 3, 1, 5, WIDTH)),
-        TrajectoryConditioner(token_width=WIDTH, blocks=3, branch_width=12)(draw(10, 1, 5, 4, 6, WIDTH), random_condition(2, frames=5)),
-    ]
-    given = [(TARGET, TIME, (PROMPT, NOTHING), SOURCE, each) for each in conditions]
+    given = [(TARGET, TIME, (PROMPT, NOTHING), SOURCE, each) for each in all_kinds_of_conditions(model)]
     expected = [model(*each) for each in given]
     model.compile_blocks("eager")
     for each, results in zip(given, expected, strict=True):
         torch._dynamo.reset()
         assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(model(*each), results, strict=True))
+
+
+def all_kinds_of_conditions(model: DualViewModel) -> list[Conditioning]:
+    return [
+        model.condition(SOURCE, random_condition(1, frames=5)),
+        PerBlock(draw(7, 3, WIDTH), draw(8, WIDTH)),
+        CameraConditioning(embeddings=draw(9, 3, 1, 5, WIDTH)),
+        TrajectoryConditioner(token_width=WIDTH, blocks=3, branch_width=12)(draw(10, 1, 5, 4, 6, WIDTH), random_condition(2, frames=5)),
+    ]
+
+
+@pytest.mark.slow
+def test_gradients_of_compiled_trajectories_are_the_same() -> None:
+    torch.multiprocessing.spawn(train_compiled)
+
+
+def train_compiled(_: int) -> None:
+    """In a process where nothing checks types; by the compiler that training uses, which knows patterns of its own in attention."""
+    torch.set_num_threads(1)
+    model = tiny_model()
+    gradients = []
+    for compiled in (False, True):
+        if compiled:
+            model.compile_blocks("inductor")
+        model.zero_grad()
+        condition = all_kinds_of_conditions(model)[-1].repeated(2)
+        twice = [torch.cat([each, each]) for each in (TARGET, TIME, PROMPT, SOURCE)]
+        model(*twice[:2], (twice[2],), twice[3], condition)[0].square().mean().backward()
+        gradients.append({name: each.grad for name, each in model.named_parameters() if each.grad is not None})
+    own, other = gradients
+    assert own.keys() == other.keys()
+    assert all(torch.allclose(own[name], other[name], atol=1e-6, rtol=1e-3) for name in own)
 
 
 @pytest.mark.parametrize("attention", ["joint", "cached-source"])

@@ -62,10 +62,12 @@ class AlongTrajectories(NamedTuple):
             asking, key, value = here.chunk(3, dim=-1)
             source_key, source_value = there.to(shares.dtype).chunk(2, dim=-1)
             keys, values = torch.cat([key + time, source_key + time], dim=2), torch.cat([value, source_value], dim=2)
-            split = [each.unflatten(-1, (self.heads, -1)).transpose(2, 3) for each in (asking + time, keys, values)]
+            # each track is one of a batch, for torch has fast kernels for a single one alone
+            split = [each.flatten(0, 1).unflatten(-1, (self.heads, -1)).transpose(1, 2) for each in (asking + time, keys, values)]
             # a track that is seen nowhere attends to all, and has no share in any token
-            mask = (seen | ~seen.any(-1, keepdim=True))[:, :, None, None]
-            learnt = scaled_dot_product_attention(*split, attn_mask=mask).transpose(2, 3).flatten(3).transpose(1, 2)
+            mask = (seen | ~seen.any(-1, keepdim=True)).flatten(0, 1)[:, None, None]
+            attended_along = scaled_dot_product_attention(*split, attn_mask=mask).transpose(1, 2).flatten(2)
+            learnt = attended_along.unflatten(0, (len(shares), -1)).transpose(1, 2)
             amount = shares.sum(2)[..., None]
             laid = shares.transpose(2, 3) @ learnt
             laid = torch.where(amount > 0, laid / torch.where(amount > 0, amount, 1.0), 0.0).flatten(1, 2)
