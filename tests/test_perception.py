@@ -18,8 +18,8 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 
 from track2view.errors import Notice, UserError
 from track2view.evaluate.benchmark import Given
-from track2view.evaluate.perception import AESTHETIC_LINE, NOT_BUILT, measures_in
-from track2view.evaluate.published import AESTHETIC, CLIP, DINO, LPIPS, MATCHER
+from track2view.evaluate.perception import AESTHETIC_LINE, measures_in
+from track2view.evaluate.published import AESTHETIC, AMT, CLIP, DINO, LPIPS, MATCHER, MUSIQ
 from track2view.samples import file_sha256
 
 TINY = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -64,7 +64,7 @@ def about(source: torch.Tensor, caption: str) -> Given[None]:
 def test_numbers_are_cosines_of_what_the_networks_make(weights: Path) -> None:
     measures, missing = measures_in(weights)
     assert list(measures) == [CLIP.name, DINO.name, AESTHETIC.name]
-    assert [line.split(":")[0] for line in missing] == ["imaging quality, motion smoothness", "Mat.Pix", "LPIPS"]
+    assert [line.split(":")[0] for line in missing] == ["imaging quality", "motion smoothness", "Mat.Pix", "LPIPS"]
     made, source = clip(0), clip(1)
     given = about(source, "a cat")
     found = measures[CLIP.name](made, given) | measures[DINO.name](made, given)
@@ -116,11 +116,12 @@ def test_what_is_missing_is_said_and_nothing_is_measured(tmp_path: Path) -> None
         measures, missing = measures_in(folder)
         assert measures == {}
         assert missing == [
-            NOT_BUILT,
             "CLIP-T, CLIP-F, CLIP-V, background consistency: get it from https://huggingface.co/openai/clip-vit-base-patch32 (MIT) "
             "into WEIGHTS/clip-vit-base-patch32",
             "subject consistency: get it from https://huggingface.co/facebook/dino-vitb16 (Apache-2.0) into WEIGHTS/dino-vitb16",
             f"aesthetic quality: {AESTHETIC.remedy}",
+            f"imaging quality: {MUSIQ.remedy}",
+            f"motion smoothness: {AMT.remedy}",
             f"Mat.Pix: {MATCHER.remedy}",
             f"LPIPS: {LPIPS.remedy}",
         ]

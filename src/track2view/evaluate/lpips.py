@@ -4,7 +4,6 @@ torchvision has AlexNet's weights but no build for every machine, so the five la
 """
 
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 from jaxtyping import Bool, Float
@@ -14,7 +13,7 @@ from torch.nn.functional import interpolate
 from track2view.errors import UserError
 from track2view.evaluate.benchmark import Frames, Given
 from track2view.evaluate.procedural import PairTruth
-from track2view.evaluate.published import LPIPS
+from track2view.evaluate.published import LPIPS, read_weights
 
 BACKBONE, WEIGHTS = "alexnet-owt-7be5be79.pth", "alex.pth"
 MEAN, DEVIATION = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
@@ -52,7 +51,7 @@ class Distance(nn.Module):
             nn.ReLU(),
         )
         self.weights = nn.ParameterList([torch.zeros(1, width, 1, 1) for width in WIDTHS])
-        backbone, own = (_read(folder / name) for name in (BACKBONE, WEIGHTS))
+        backbone, own = (read_weights(folder / name, LPIPS) for name in (BACKBONE, WEIGHTS))
         try:
             self.features.load_state_dict({k.removeprefix("features."): v for k, v in backbone.items() if k.startswith("features.")})
             self.weights.load_state_dict({str(index): own[f"lin{index}.model.1.weight"] for index in range(len(WIDTHS))})
@@ -99,10 +98,3 @@ class LpipsMeasure:
 def _unit(features: Float[Tensor, "T C h w"]) -> Float[Tensor, "T C h w"]:
     """Of length 1 at each place; the small number is LPIPS's."""
     return features / (features.square().sum(1, keepdim=True).sqrt() + 1e-10)
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, UnpicklingError, EOFError) as error:
-        raise UserError(f"{path}: cannot be read ({' '.join(str(error).split()):.200}); {LPIPS.remedy}") from None

@@ -18,16 +18,16 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from track2view.errors import UserError
+from track2view.evaluate.amt import MotionMeasure
 from track2view.evaluate.benchmark import Frames, Given, Measure
 from track2view.evaluate.lpips import LpipsMeasure
 from track2view.evaluate.matches import MatchMeasure
-from track2view.evaluate.published import AESTHETIC, CLIP, DINO, LPIPS, MATCHER
+from track2view.evaluate.musiq import QualityMeasure
+from track2view.evaluate.published import AESTHETIC, AMT, CLIP, DINO, LPIPS, MATCHER, MUSIQ
 from track2view.metrics import consistency, likeness, likeness_over_time, likeness_to_text
 
 AT_ONCE = 16
 AESTHETIC_LINE = "sa_0_4_vit_l_14_linear.pth"
-NOT_BUILT = "imaging quality, motion smoothness: their networks (MUSIQ, AMT) are not built here"
-"""Of VBench's six dimensions in the paper's Table 2; the other four are."""
 
 
 class ClipMeasure:
@@ -120,7 +120,15 @@ class AestheticMeasure:
         return {"aesthetic_quality": 10 * float(self.line(normalize(features, dim=1)).mean())}
 
 
-KINDS = ((CLIP, ClipMeasure), (DINO, DinoMeasure), (AESTHETIC, AestheticMeasure), (MATCHER, MatchMeasure), (LPIPS, LpipsMeasure))
+KINDS = (
+    (CLIP, ClipMeasure),
+    (DINO, DinoMeasure),
+    (AESTHETIC, AestheticMeasure),
+    (MUSIQ, QualityMeasure),
+    (AMT, MotionMeasure),
+    (MATCHER, MatchMeasure),
+    (LPIPS, LpipsMeasure),
+)
 
 
 def measures_in(weights: Path | None, device: str = "cpu") -> tuple[Mapping[str, Measure], list[str]]:
@@ -130,7 +138,7 @@ def measures_in(weights: Path | None, device: str = "cpu") -> tuple[Mapping[str,
         UserError: weights that are not the published ones, or do not load.
     """
     there: dict[str, Measure] = {}
-    missing = [NOT_BUILT]
+    missing = []
     for published, kind in KINDS:
         folder = None if weights is None else published.found_in(weights)
         if folder is None:

@@ -3,6 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from torch import Tensor
 
 from track2view.errors import UserError, notice
 from track2view.samples import file_sha256
@@ -96,3 +100,36 @@ LPIPS = Published(
     licence="BSD-3-Clause and BSD-2-Clause",
     sha256={},
 )
+MUSIQ = Published(
+    name="musiq",
+    measures=("imaging quality",),
+    source="https://github.com/chaofengc/IQA-PyTorch/releases/download/v0.1-weights/musiq_spaq_ckpt-358bb6af.pth, which VBench uses",
+    licence="Apache-2.0 as Google published them; see that project's terms for this form",
+    sha256={},
+)
+AMT = Published(
+    name="amt-s",
+    measures=("motion smoothness",),
+    source="https://huggingface.co/lalala125/AMT (amt-s.pth)",
+    licence="CC BY-NC 4.0",
+    sha256={},
+)
+
+
+def read_weights(file: Path, published: Published, part: str | None = None) -> dict[str, Tensor]:
+    """Tensors by name of a file of torch's.
+
+    Args:
+        part: where in the file they are; None if they are all of it.
+
+    Raises:
+        UserError: what is missing, or is no such file.
+    """
+    try:
+        found = torch.load(file, map_location="cpu", weights_only=True)
+        named = found if part is None else found[part]
+    except (OSError, RuntimeError, UnpicklingError, EOFError, KeyError, TypeError) as error:
+        raise UserError(f"{file}: cannot be read ({' '.join(str(error).split()):.200}); {published.remedy}") from None
+    if not isinstance(named, dict) or not all(isinstance(each, Tensor) for each in named.values()):
+        raise UserError(f"{file}: cannot be read (no tensors by name); {published.remedy}")
+    return named

@@ -89,6 +89,8 @@ PERCEIVED = (
     Column("subject consistency", "subject_consistency"),
     Column("background consistency", "background_consistency"),
     Column("aesthetic quality", "aesthetic_quality"),
+    Column("imaging quality", "imaging_quality"),
+    Column("motion smoothness", "motion_smoothness"),
     Column("temporal flickering", "steadiness"),
     Column("Mat.Pix K", "matched_points_0.1", 1, 3),
     Column("at 0.2", "matched_points_0.2", 1, 3),
