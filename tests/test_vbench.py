@@ -21,11 +21,11 @@ D, FEED, LAYERS = 24, 40, 3
 """Of a small MUSIQ."""
 
 
-def filled(shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, Tensor]:
+def filled(shapes: dict[str, tuple[int, ...]], seed: int, gain: float = 0.5) -> dict[str, Tensor]:
     generator, state = torch.Generator().manual_seed(seed), {}
     for name in sorted(shapes):
         drawn = torch.randn(shapes[name], generator=generator)
-        state[name] = drawn * (0.5 / max(1, drawn[0].numel()) ** 0.5 if drawn.ndim > 1 else 0.3)
+        state[name] = drawn * (gain / max(1, drawn[0].numel()) ** 0.5 if drawn.ndim > 1 else 0.3)
     return state
 
 
@@ -66,7 +66,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("weights")
     torch.save(filled(musiq_shapes(), 2), folder / MUSIQ_FILE)
     shapes = {name: tuple(each.shape) for name, each in Interpolator().state_dict().items()}
-    torch.save({"state_dict": filled(shapes, 1)}, folder / AMT_FILE)
+    torch.save({"state_dict": filled(shapes, 1, gain=1.2)}, folder / AMT_FILE)
     return folder
 
 
@@ -78,7 +78,7 @@ def test_imaging_quality_is_what_musiqs_own_code_says(weights: Path, size: tuple
 
 
 def test_motion_smoothness_is_what_amts_own_code_says(weights: Path) -> None:
-    assert MotionMeasure(weights)(clip(6, 144, 200, 4), NOTHING)["motion_smoothness"] == pytest.approx(73.23107, abs=1e-3)
+    assert MotionMeasure(weights)(clip(6, 144, 200, 4), NOTHING)["motion_smoothness"] == pytest.approx(50.91935, abs=5e-3)
 
 
 @pytest.fixture(scope="module")
