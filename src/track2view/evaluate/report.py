@@ -78,6 +78,9 @@ COLUMNS = (
     Column("SSIM seen", "ssim_seen", 1, 3),
     Column("PSNR", "psnr"),
     Column("SSIM", "ssim", 1, 3),
+    Column("tracks kept %", "tracks_kept", 1, 1),
+    Column("of what moves %", "moving_tracks_kept", 1, 1),
+    Column("track error px", "track_error"),
     Column("flicker", "flicker"),
     Column("steadier than the source", "steadiness_gained"),
 )

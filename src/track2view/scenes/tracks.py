@@ -24,7 +24,7 @@ def track_points(world: World, camera: CameraPath, query_frame: Int[Tensor, "N"]
     )
     poses = torch.stack([each.world_from_solid for each in world.solids])
     on_solid = transform(invert(poses[solid, query_frame]), points)[:, 0]
-    xyz = transform(poses[solid].transpose(0, 1), on_solid.expand(frames, count, 3)[:, :, None])[:, :, 0]
+    xyz = transform(poses[solid, :frames].transpose(0, 1), on_solid.expand(frames, count, 3)[:, :, None])[:, :, 0]
     moving = torch.tensor([world.moves(index) for index in range(len(world.solids))])[solid]
     return TrackSet(
         xyz_world=xyz.float().to(world.device),
