@@ -34,6 +34,7 @@ def follow_errors(world: World, made: Frames, camera: CameraPath) -> dict[str, f
     true, _ = project(tracks.xyz_world.double(), camera.camera_from_world, camera.intrinsics)
     flow = neighbour_flow(Clip(frames=larger, fps=Fraction(1)))
     points, followed = follow(flow, 0, start.numpy(), range(len(made)))
+    assert tracks.moving is not None, "exact tracks know"
     asked = tracks.visible[1:].numpy()
     apart = np.where(followed, np.linalg.norm(points - true.numpy(), axis=-1), math.inf)[1:]
     kept = np.mean([apart < each for each in THRESHOLDS], axis=0)
