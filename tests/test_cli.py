@@ -13,13 +13,15 @@ from pathlib import Path
 import av
 import cv2
 import numpy as np
+import pygltflib
 import pytest
 import torch
 from conftest import TrueShot
 
 from track2view import cli
 from track2view.cameras import read_camera
-from track2view.records import TrackSet
+from track2view.geometry import project
+from track2view.records import CameraPath, Clip, TrackSet
 from track2view.video import read_clip, write_video
 
 PROGRAM = [sys.executable, "-m", "track2view"]
@@ -40,7 +42,7 @@ def run(arguments: list[str | Path], cwd: Path, **environment: str) -> subproces
 def test_a_run_folder_holds_what_it_should(short_file: Path, tmp_path: Path) -> None:
     done = run(["render", short_file, "--camera", "orbit-right", "--amount", "10", "--out", tmp_path / "run"], tmp_path)
     assert done.returncode == 0, done.stderr
-    names = {"output.mp4", "compare.mp4", "overview.png", "tracks.npz", "source_camera.json", "target_camera.json", "run.json"}
+    names = {"output.mp4", "compare.mp4", "overview.png", "scene.glb", "tracks.npz", "source_camera.json", "target_camera.json", "run.json"}
     assert {path.name for path in (tmp_path / "run").iterdir()} == names
     source, output = read_clip(short_file), read_clip(tmp_path / "run" / "output.mp4")
     assert (len(output), output.size, output.fps) == (len(source), source.size, source.fps)
@@ -54,7 +56,27 @@ def test_a_run_folder_holds_what_it_should(short_file: Path, tmp_path: Path) -> 
     tracks = TrackSet.load(tmp_path / "run" / "tracks.npz")
     camera = read_camera(tmp_path / "run" / "source_camera.json")
     assert tracks.xyz_world.shape[0] == len(camera) == 8
-    assert len(read_camera(tmp_path / "run" / "target_camera.json")) == 8
+    target = read_camera(tmp_path / "run" / "target_camera.json")
+    for name, path in (("source", camera), ("target", target)):
+        again = read_camera(f"{tmp_path / 'run' / 'scene.glb'}#{name}", source.size)
+        assert float((again.world_from_camera - path.world_from_camera).abs().max()) < 1e-5
+    assert_points_have_the_clips_colours(tmp_path / "run" / "scene.glb", camera, source)
+
+
+def assert_points_have_the_clips_colours(file: Path, camera: CameraPath, clip: Clip) -> None:
+    """Those that the first frame sees without anything before them show its colours where they are."""
+    document = pygltflib.GLTF2().load(str(file))
+    attributes, blob, found = document.meshes[0].primitives[0].attributes, document.binary_blob(), []
+    for accessor, kind in ((attributes.POSITION, np.float32), (attributes.COLOR_0, np.uint8)):
+        view = document.bufferViews[document.accessors[accessor].bufferView]
+        found.append(np.frombuffer(blob[view.byteOffset : view.byteOffset + view.byteLength], kind).reshape(-1, 3 + (kind == np.uint8)))
+    points, colours = found
+    pixels, _ = project(torch.from_numpy(points * [1.0, -1, -1]).double(), camera.camera_from_world[0], camera.intrinsics[0])
+    column, row = pixels.long().T
+    inside = (pixels > 0).all(-1) & (column < clip.size[1]) & (row < clip.size[0])
+    shown = clip.frames[0][:, row[inside], column[inside]].T.int().numpy()
+    assert inside.sum() > 100
+    assert np.median(np.abs(shown - colours[inside.numpy(), :3]).max(1)) < 20
 
 
 def test_many_cameras_track_once_and_a_second_run_not_at_all(short_file: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float64, UInt8
 from track2view import cache
 from track2view.burnt_in import BurntIn, find_burnt_in
 from track2view.cameras import apply_move, is_keyframes, names_file, parse_move, read_camera, read_keyframes
+from track2view.cameras.gltf import write_gltf
 from track2view.cameras.moves import RECAM_METRES_TO_PIVOT, Easing
 from track2view.errors import UserError, notice
 from track2view.folders import written_whole
@@ -233,6 +234,8 @@ def write_run(
         tracking.tracks.save(folder / "tracks.npz")
         tracking.camera.save(folder / "source_camera.json")
         target.save(folder / "target_camera.json")
+        points, colours = _coloured_points(clip, tracking)
+        write_gltf(folder / "scene.glb", {"source": tracking.camera, "target": target}, points, colours)
         draw_overview(folder / "overview.png", clip, tracking.tracks, tracking.camera, target, shown, coverage, astray)
         unsure = _astray_warning(astray, float(clip.fps))
         document = {
@@ -303,6 +306,18 @@ def _write_videos(
             astray[frame] = share.sum() / max(int(view.seen.sum()), 1)
             kept += [image] * [0, (len(clip) - 1) // 2, len(clip) - 1].count(frame)
     return kept, coverage, astray
+
+
+def _coloured_points(clip: Clip, tracking: Tracking) -> tuple[Float64[np.ndarray, "N 3"], UInt8[np.ndarray, "N 3"]]:
+    """Where each track starts, and the clip's colour there."""
+    tracks, each = tracking.tracks, torch.arange(tracking.tracks.xyz_world.shape[1])
+    start = tracks.query_frame.long()
+    view = ViewTracks.of(tracks, tracking.camera)
+    shown = view.valid[start, each]
+    start, each = start[shown], each[shown]
+    height, width = clip.size
+    column, row = (view.uv[start, each] * torch.tensor([width, height])).long().clamp(max=torch.tensor([width - 1, height - 1])).T
+    return tracks.xyz_world[start, each].double().numpy(), clip.frames[start, :, row, column].numpy()
 
 
 def _outside(tracks: TrackSet, camera: CameraPath, burnt_in: BurntIn | None) -> TrackSet:

@@ -1,5 +1,6 @@
 """Camera files in every format that people have: six frames along x, written by hand and by numpy, not by what reads them."""
 
+import base64
 import json
 import math
 import struct
@@ -9,6 +10,8 @@ import numpy as np
 
 FRAMES, HEIGHT, WIDTH, FOCAL = 6, 48, 64, 60.0
 OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
+VIEW = math.degrees(2 * math.atan(HEIGHT / 2 / FOCAL))
+"""Vertical field of view."""
 PINHOLE = 1
 """COLMAP's number of the camera model fx, fy, cx, cy."""
 
@@ -100,6 +103,44 @@ def make_text(folder: Path) -> None:
     (folder / "realestate.txt").write_text(realestate)
     (folder / "trajectory_crafter.txt").write_text("0 2 5 9 14 20\n0 10 20 30\n0 -0.1 -0.2\n")
     (folder / "das.txt").write_text("trans 0.1 0 0.2 0 24; rot y 20; spiral 0.1\nrot x -5 10 48\n")
+
+
+def make_scenes(folder: Path) -> None:
+    """Nuke and glTF, whose cameras look along -z in a world with y up: binary, and as text with its numbers in it."""
+    turned = OPENGL @ poses() @ OPENGL
+    angles, places = [2.0 * index for index in range(FRAMES)], turned[:, :3, 3]
+    lines = [f"{i + 1} {x} {y} {z} 0 {angle} 0 {VIEW}" for i, ((x, y, z), angle) in enumerate(zip(places, angles, strict=True))]
+    (folder / "nuke.chan").write_text("\n".join(lines) + "\n")
+    half = np.deg2rad(angles) / 2
+    turns = np.stack([0 * half, np.sin(half), 0 * half, np.cos(half)], axis=-1)
+    parts = [np.asarray(each, "<f4").tobytes() for each in (np.arange(FRAMES) / 24, places, turns)]
+    starts = [0, *np.cumsum([len(each) for each in parts]).tolist()]
+    binary = b"".join(parts)
+    document = {
+        "asset": {"version": "2.0"},
+        "nodes": [{"name": "rig", "children": [1]}, {"name": "lens", "camera": 0}],
+        "cameras": [{"type": "perspective", "perspective": {"yfov": np.deg2rad(VIEW), "aspectRatio": WIDTH / HEIGHT, "znear": 0.1}}],
+        "buffers": [{"byteLength": len(binary)}],
+        "bufferViews": [{"buffer": 0, "byteOffset": start, "byteLength": len(part)} for start, part in zip(starts, parts, strict=False)],
+        "accessors": [
+            {"bufferView": index, "componentType": 5126, "count": FRAMES, "type": kind}
+            for index, kind in enumerate(("SCALAR", "VEC3", "VEC4"))
+        ],
+        "animations": [
+            {
+                "channels": [
+                    {"sampler": index, "target": {"node": 1, "path": path}} for index, path in enumerate(("translation", "rotation"))
+                ],
+                "samplers": [{"input": 0, "output": 1}, {"input": 0, "output": 2}],
+            }
+        ],
+    }
+    text = json.dumps(document).encode()
+    text += b" " * (-len(text) % 4)
+    chunks = struct.pack("<I4s", len(text), b"JSON") + text + struct.pack("<I4s", len(binary), b"BIN\0") + binary
+    (folder / "scene.glb").write_bytes(b"glTF" + struct.pack("<II", 2, 12 + len(chunks)) + chunks)
+    uri = f"data:application/octet-stream;base64,{base64.b64encode(binary).decode()}"
+    (folder / "text.gltf").write_text(json.dumps({**document, "buffers": [{"byteLength": len(binary), "uri": uri}]}))
 
 
 def make_arrays(folder: Path) -> None:

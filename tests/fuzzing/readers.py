@@ -162,6 +162,7 @@ MODEL = ("track2view.model.make", "track2view.model.info", "track2view.model.tex
 READERS: dict[str, Reader] = {
     "camera-json": Reader(cameras.make_json, read_camera, CAMERAS),
     "camera-text": Reader(cameras.make_text, read_camera, CAMERAS),
+    "camera-scenes": Reader(cameras.make_scenes, read_camera, CAMERAS),
     "camera-arrays": Reader(cameras.make_arrays, read_camera, CAMERAS),
     "camera-colmap": Reader(cameras.make_colmap, read_camera, (*CAMERAS, "pycolmap")),
     "keyframes": Reader(cameras.make_keyframes, read_keyframes, CAMERAS),

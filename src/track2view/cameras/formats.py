@@ -7,7 +7,9 @@ Facts about each format: design section 8. A file is told apart by its content. 
 from pathlib import Path
 
 from track2view.cameras.arrays import convert_realcam_pickle, read_npy, read_npz, unpickled_realcam
+from track2view.cameras.chan import read_chan
 from track2view.cameras.colmap import read_colmap
+from track2view.cameras.gltf import GLTF, read_gltf
 from track2view.cameras.neoverse import read_neoverse
 from track2view.cameras.nerfstudio import read_exported, read_transforms, read_viewer_path
 from track2view.cameras.raw import KNOWN, described, image_size, listed, number, tensor
@@ -19,11 +21,14 @@ from track2view.records import CameraPath, Size
 
 __all__ = ["KNOWN", "convert_realcam_pickle", "read_camera", "unpickled_realcam"]
 
+BY_SUFFIX = {".npz": read_npz, ".npy": read_npy, ".chan": read_chan}
+"""What cannot be told by its text."""
+
 
 def names_file(camera: str | Path) -> bool:
     """Whether a camera is given as a file, be it there or not, and not as a move."""
     path = Path(str(camera).partition("#")[0])
-    return path.exists() or path.suffix in (".json", ".txt", ".npz", ".npy")
+    return path.exists() or path.suffix in (".json", ".txt", *BY_SUFFIX, *GLTF)
 
 
 def read_camera(path: Path | str, size: Size | None = None) -> CameraPath:
@@ -50,10 +55,10 @@ def read_camera(path: Path | str, size: Size | None = None) -> CameraPath:
 def _read(file: Path, camera: str | None, size: Size | None) -> CameraPath:
     if file.is_dir():
         return read_colmap(file, camera)
-    if file.suffix == ".npz":
-        return read_npz(file, _unnamed(camera, size))
-    if file.suffix == ".npy":
-        return read_npy(file, _unnamed(camera, size))
+    if file.suffix in GLTF:
+        return read_gltf(file, camera, size)
+    if reader := BY_SUFFIX.get(file.suffix):
+        return reader(file, _unnamed(camera, size))
     text = read_text(file)
     if text.lstrip().startswith(("{", "[")):
         return _read_document(read_json(file), camera, size, file)

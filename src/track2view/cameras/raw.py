@@ -13,11 +13,14 @@ from track2view.records import CameraPath, Size
 
 DEFAULT_SIZE: Size = (720, 1280)
 LONGEST_SIDE = 1 << 16
+NO_PIXEL = 0.5
+"""What is off by less moves nothing to another pixel."""
 OPENCV_FROM_OPENGL = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))
 KNOWN = (
     "track2view JSON, nerfstudio (transforms.json, viewer camera_path.json, ns-export cameras), COLMAP model folders, "
     "MultiCamVideo camera_extrinsics.json, RealEstate10K, TrajectoryCrafter or DaS text, MotionCtrl or NeoVerse JSON, "
-    "ViPE, Vista4D, GEN3C, MegaSaM or NeoVerse npz, SpatialVID poses.npy; FILE#cam05 picks one of several cameras"
+    "Nuke .chan, glTF (.glb, .gltf), ViPE, Vista4D, GEN3C, MegaSaM or NeoVerse npz, SpatialVID poses.npy; "
+    "FILE#cam05 picks one of several cameras"
 )
 
 
@@ -132,3 +135,14 @@ def path_of_guessed_focal(world_from_camera: Float64[Tensor, "T 4 4"], size: Siz
     focal = float(max(size))
     values = torch.tensor([focal, focal, width / 2, height / 2], dtype=torch.float64).expand(len(world_from_camera), 4)
     return CameraPath(world_from_camera=world_from_camera, intrinsics=matrices_of(values), size=size, focal_known=False)
+
+
+def lens_in_the_middle(camera: CameraPath) -> str:
+    """What a format with a field of view alone would lose of a path's lenses, in words; empty if nothing."""
+    height, width = camera.size
+    middle = torch.tensor([width / 2, height / 2], dtype=torch.float64)
+    if float((camera.intrinsics[:, :2, 2] - middle).abs().max()) > NO_PIXEL:
+        return "its lens is not before the middle of the picture"
+    if float((camera.intrinsics[:, 0, 0] / camera.intrinsics[:, 1, 1] - 1).abs().max()) > NO_PIXEL / max(camera.size):
+        return "its pixels are not square"
+    return ""

@@ -5,14 +5,17 @@ from pathlib import Path
 
 from scipy.spatial.transform import Rotation
 
+from track2view.cameras.chan import write_chan
+from track2view.cameras.gltf import left_out, write_gltf
 from track2view.cameras.raw import OPENCV_FROM_OPENGL
-from track2view.errors import UserError
+from track2view.errors import UserError, notice
 from track2view.files import atomic_path
 from track2view.records import CameraPath
 
 
 def write_camera(camera: CameraPath, path: Path) -> None:
-    """Write by name: ``transforms.json`` (nerfstudio), other ``.json`` (our own), ``.txt`` (RealEstate10K), else a COLMAP folder.
+    """Write by name: ``transforms.json`` (nerfstudio), other ``.json`` (our own), ``.txt`` (RealEstate10K), ``.chan`` (Nuke),
+    ``.glb`` (glTF), else a COLMAP folder.
 
     Raises:
         UserError: a suffix that no format here has.
@@ -23,11 +26,18 @@ def write_camera(camera: CameraPath, path: Path) -> None:
         camera.save(path)
     elif path.suffix == ".txt":
         _write_realestate(camera, path)
+    elif path.suffix == ".chan":
+        write_chan(camera, path)
+    elif path.suffix == ".glb":
+        if problem := left_out(camera):
+            notice(f"{path}: {problem}, which a glTF does not hold: the first frame's field of view is written")
+        write_gltf(path, {"camera": camera})
     elif path.suffix == "":
         _write_colmap(camera, path)
     else:
         raise UserError(
-            f"{path}: no camera format is written as {path.suffix}; use .json, transforms.json, .txt, or a folder name for COLMAP"
+            f"{path}: no camera format is written as {path.suffix}; use .json, transforms.json, .txt, .chan, .glb, or a folder name "
+            "for COLMAP"
         )
 
 

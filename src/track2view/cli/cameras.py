@@ -44,7 +44,8 @@ class ShowCamera:
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertCamera:
-    """Convert a camera file: B is NAME.json (our own), transforms.json (nerfstudio), NAME.txt (RealEstate10K) or a folder (COLMAP)."""
+    """Convert a camera file: B is NAME.json (our own), transforms.json (nerfstudio), NAME.txt (RealEstate10K), NAME.chan (Nuke),
+    NAME.glb (glTF: Blender) or a folder (COLMAP)."""
 
     a: tyro.conf.Positional[str]
     """Camera file of any format."""
