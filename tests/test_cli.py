@@ -42,7 +42,8 @@ def run(arguments: list[str | Path], cwd: Path, **environment: str) -> subproces
 def test_a_run_folder_holds_what_it_should(short_file: Path, tmp_path: Path) -> None:
     done = run(["render", short_file, "--camera", "orbit-right", "--amount", "10", "--out", tmp_path / "run"], tmp_path)
     assert done.returncode == 0, done.stderr
-    names = {"output.mp4", "compare.mp4", "overview.png", "scene.glb", "tracks.npz", "source_camera.json", "target_camera.json", "run.json"}
+    names = {"output.mp4", "compare.mp4", "overview.png", "tracks.npz", "source_camera.json", "target_camera.json", "run.json"}
+    names |= {"guide.mp4", "guide_mask.mp4", "depth", "reference.png", "scene.glb"}
     assert {path.name for path in (tmp_path / "run").iterdir()} == names
     source, output = read_clip(short_file), read_clip(tmp_path / "run" / "output.mp4")
     assert (len(output), output.size, output.fps) == (len(source), source.size, source.fps)

@@ -18,11 +18,11 @@ from jaxtyping import Bool, Float64, UInt8
 from track2view import cache
 from track2view.burnt_in import BurntIn, find_burnt_in
 from track2view.cameras import apply_move, is_keyframes, names_file, parse_move, read_camera, read_keyframes
-from track2view.cameras.gltf import write_gltf
 from track2view.cameras.moves import RECAM_METRES_TO_PIVOT, Easing
 from track2view.errors import UserError, notice
 from track2view.folders import written_whole
 from track2view.geometry import invert
+from track2view.guide import GuideWriter, Tool, nearest_depth, write_beside
 from track2view.overview import draw_overview
 from track2view.preflight import check_disk, check_given, check_memory, check_view, make_folder
 from track2view.progress import progress
@@ -210,12 +210,14 @@ def write_run(
     out: Path | str,
     *,
     made: Clip | None = None,
+    guides: tuple[Tool, ...] = (),
     settings: dict[str, object] | None = None,
     device: str = "cpu",
 ) -> Path:
     """Render a target path and write its run folder: all of its files together, once all are complete.
 
     Args:
+        guides: other people's generators that get what they eat, in a folder of their own (:mod:`track2view.guide`).
         made: the clip as another renderer has made it; what was seen and never seen is still told by the warp.
 
     Returns:
@@ -229,13 +231,14 @@ def write_run(
     check_disk(clip, out)
     with written_whole(out) as folder:
         started = time.perf_counter()
-        shown, coverage, astray = _write_videos(shot, target, folder, made, device)
+        nearest = nearest_depth(tracking.tracks, target)
+        with GuideWriter(folder, guides, clip, nearest) as guide:
+            shown, coverage, astray = _write_videos(shot, target, folder, made, guide, device)
         rendered = time.perf_counter()
+        write_beside(folder, guides, clip, tracking, target)
         tracking.tracks.save(folder / "tracks.npz")
         tracking.camera.save(folder / "source_camera.json")
         target.save(folder / "target_camera.json")
-        points, colours = _coloured_points(clip, tracking)
-        write_gltf(folder / "scene.glb", {"source": tracking.camera, "target": target}, points, colours)
         draw_overview(folder / "overview.png", clip, tracking.tracks, tracking.camera, target, shown, coverage, astray)
         unsure = _astray_warning(astray, float(clip.fps))
         document = {
@@ -247,6 +250,7 @@ def write_run(
             "tracking": asdict(tracking.report),
             "seen_now": round(float(coverage[:, 0].mean()), 4),
             "seen": round(float(coverage[:, 1].mean()), 4),
+            "depth_nearest": nearest,
             "astray": [round(float(each), 4) for each in astray],
             "seconds": {**shot.seconds, "rendering": rendered - started, "pictures": time.perf_counter() - rendered},
             "tracks_reused": not shot.seconds,
@@ -284,7 +288,7 @@ def write_tracks(shot: Shot, out: Path | str) -> Path:
 
 
 def _write_videos(
-    shot: Shot, target: CameraPath, folder: Path, made: Clip | None, device: str
+    shot: Shot, target: CameraPath, folder: Path, made: Clip | None, guide: GuideWriter, device: str
 ) -> tuple[list[UInt8[np.ndarray, "H W 3"]], Float64[np.ndarray, "T 2"], Float64[np.ndarray, "T"]]:
     """Write output.mp4 and compare.mp4; the first, middle and last image, the shares of each seen at its time and at any time, and by
     what share of its height what is seen may lie beside its place, on average."""
@@ -296,7 +300,9 @@ def _write_videos(
         VideoWriter(folder / "compare.mp4", clip.fps, audio=clip.audio, crf=20) as compare,
     ):
         for frame, view in enumerate(refilm(shot, target, device)):
-            image = np.ascontiguousarray(view.colour.permute(1, 2, 0).numpy()) if made is None else made.image(frame)
+            warped = np.ascontiguousarray(view.colour.permute(1, 2, 0).numpy())
+            guide.add(warped, view.seen.numpy(), view.disparity)
+            image = warped if made is None else made.image(frame)
             if shot.burnt_in is not None:
                 image = shot.burnt_in.laid_back(image, clip.image(frame))
             output.add(image)
@@ -306,18 +312,6 @@ def _write_videos(
             astray[frame] = share.sum() / max(int(view.seen.sum()), 1)
             kept += [image] * [0, (len(clip) - 1) // 2, len(clip) - 1].count(frame)
     return kept, coverage, astray
-
-
-def _coloured_points(clip: Clip, tracking: Tracking) -> tuple[Float64[np.ndarray, "N 3"], UInt8[np.ndarray, "N 3"]]:
-    """Where each track starts, and the clip's colour there."""
-    tracks, each = tracking.tracks, torch.arange(tracking.tracks.xyz_world.shape[1])
-    start = tracks.query_frame.long()
-    view = ViewTracks.of(tracks, tracking.camera)
-    shown = view.valid[start, each]
-    start, each = start[shown], each[shown]
-    height, width = clip.size
-    column, row = (view.uv[start, each] * torch.tensor([width, height])).long().clamp(max=torch.tensor([width - 1, height - 1])).T
-    return tracks.xyz_world[start, each].double().numpy(), clip.frames[start, :, row, column].numpy()
 
 
 def _outside(tracks: TrackSet, camera: CameraPath, burnt_in: BurntIn | None) -> TrackSet:

@@ -148,14 +148,19 @@ def check_memory(clip: Clip) -> None:
         )
 
 
+def disk_needed(clip: Clip) -> int:
+    """Bytes of a run folder: about 2 bits per pixel of each video, a byte of each depth image, and the tracks."""
+    height, width = clip.size
+    return int(20e6 + 1.75 * len(clip) * height * width)
+
+
 def check_disk(clip: Clip, out: Path) -> None:
-    """Refuse early what would not fit on the disk (about 2 bits per pixel of each video, and the tracks).
+    """Refuse early what would not fit on the disk.
 
     Raises:
         UserError: with what is needed and what there is.
     """
-    height, width = clip.size
-    needed, free = int(20e6 + 0.5 * len(clip) * height * width), shutil.disk_usage(out).free
+    needed, free = disk_needed(clip), shutil.disk_usage(out).free
     if needed > free:
         raise UserError(
             f"{out}: disk full: needs about {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free; free some or choose another --out"

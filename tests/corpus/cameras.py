@@ -44,6 +44,12 @@ def make_json(folder: Path) -> None:
             "world_from_camera": poses().tolist(),
             "intrinsics": intrinsics().tolist(),
         },
+        "cam_info.json": {
+            "intrinsic": (intrinsics()[0] - np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])).tolist(),
+            "extrinsic": np.linalg.inv(np.concatenate([poses()[:1], poses()])).tolist(),
+            "height": HEIGHT,
+            "width": WIDTH,
+        },
         "transforms.json": {
             "camera_model": "OPENCV",
             **dict(zip(("fl_x", "fl_y", "cx", "cy", "w", "h"), (*flat, WIDTH, HEIGHT), strict=True)),

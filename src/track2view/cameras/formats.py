@@ -13,6 +13,7 @@ from track2view.cameras.gltf import GLTF, read_gltf
 from track2view.cameras.neoverse import read_neoverse
 from track2view.cameras.nerfstudio import read_exported, read_transforms, read_viewer_path
 from track2view.cameras.raw import KNOWN, described, image_size, listed, number, tensor
+from track2view.cameras.reshoot import read_cam_info
 from track2view.cameras.text import read_motionctrl, read_text_format
 from track2view.cameras.unreal import read_multicam
 from track2view.errors import UserError
@@ -82,6 +83,8 @@ def _read_document(document: object, camera: str | None, size: Size | None, file
             return read_multicam(document, camera, size, file)
         case {"camera_path": _}:
             path = read_viewer_path(document)
+        case {"extrinsic": _, "intrinsic": _}:
+            path = read_cam_info(document, file)
         case {"trajectory": _} | {"keyframes": _}:
             path = read_neoverse(document, size, file)
         case _:

@@ -19,7 +19,7 @@ OPENCV_FROM_OPENGL = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch
 KNOWN = (
     "track2view JSON, nerfstudio (transforms.json, viewer camera_path.json, ns-export cameras), COLMAP model folders, "
     "MultiCamVideo camera_extrinsics.json, RealEstate10K, TrajectoryCrafter or DaS text, MotionCtrl or NeoVerse JSON, "
-    "Nuke .chan, glTF (.glb, .gltf), ViPE, Vista4D, GEN3C, MegaSaM or NeoVerse npz, SpatialVID poses.npy; "
+    "Reshoot-Anything cam_info.json, Nuke .chan, glTF (.glb, .gltf), ViPE, Vista4D, GEN3C, MegaSaM or NeoVerse npz, SpatialVID poses.npy; "
     "FILE#cam05 picks one of several cameras"
 )
 

@@ -1,6 +1,6 @@
 """The command line: typed commands, no logic.
 
-``track2view render | track | cameras | model | scenes | curate | train | evaluate | benchmark | ablation | tracker``."""
+``track2view render | track | how-far | cameras | model | scenes | curate | train | evaluate | benchmark | ablation | tracker``."""
 
 from typing import Annotated
 
@@ -9,7 +9,7 @@ import tyro
 from track2view.cli.cameras import Cameras
 from track2view.cli.evaluate import Ablation, Evaluate, ListBenchmark
 from track2view.cli.model import Model
-from track2view.cli.render import Render, Track
+from track2view.cli.render import HowFar, Render, Track
 from track2view.cli.scenes import Curate, Scenes
 from track2view.cli.tracker import TrackerTools
 from track2view.cli.train import Train
@@ -17,6 +17,7 @@ from track2view.cli.train import Train
 Command = (
     Annotated[Render, tyro.conf.subcommand("render")]
     | Annotated[Track, tyro.conf.subcommand("track")]
+    | Annotated[HowFar, tyro.conf.subcommand("how-far")]
     | Annotated[Cameras, tyro.conf.subcommand("cameras")]
     | Annotated[Model, tyro.conf.subcommand("model")]
     | Annotated[Scenes, tyro.conf.subcommand("scenes")]

@@ -102,6 +102,11 @@ class Render:
     """Captions, logos and black bars, which never move: lay them back as they are, or fill in the scene behind them."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where to render."""
+    guide: tuple[Literal["vace", "morphic", "crossview"], ...] = ()
+    """Write what these generators take, under their names and in their colours, into folders guide-NAME: Wan2.1-VACE,
+    Reshoot-Anything, ComfyUI-CrossViewWarp."""
+    validate_only: bool = False
+    """Track, say how much of each camera's picture the clip can show, and what rendering will take; render nothing."""
     part: tyro.conf.OmitArgPrefixes[Window] = Window()
     source: tyro.conf.OmitArgPrefixes[Source] = Source()
     diffusion: tyro.conf.OmitArgPrefixes[Diffusion] = Diffusion()
@@ -109,13 +114,14 @@ class Render:
     def run(self) -> None:
         """Prepare once, render every camera."""
         from track2view import pipeline
+        from track2view.outlook import Outlook
         from track2view.preflight import check_camera, check_device, make_folder, run_folders
 
         check_device(self.device)
         for camera in self.camera:
             check_camera(camera, self.amount)
         folders = run_folders(self.clip, self.camera, self.out)
-        for folder in folders.values():
+        for folder in () if self.validate_only else folders.values():
             make_folder(folder)
         generator = _loaded(self) if self.diffusion.renderer == "diffusion" else None
         shot = _prepare(self.clip, self.part, self.source, generator)
@@ -132,6 +138,11 @@ class Render:
             )
             for camera in self.camera
         }
+        if self.validate_only:
+            outlook = Outlook(shot, self.device)
+            for camera, target in targets.items():
+                say(f"{camera}: {outlook.coverage(target).in_words}; {outlook.forecast(target)}")
+            return
         if generator is not None and self.diffusion.captioner is not None:
             generator = generator.described(shot.scene, self.diffusion.captioner)
             say(f"prompt: {generator.settings.prompt}")
@@ -142,9 +153,36 @@ class Render:
             started = time.perf_counter()
             made = None if generator is None else _made(generator, shot, target, folders[camera])
             output = pipeline.write_run(
-                shot, target, folders[camera], made=made, settings={**settings, "camera": camera}, device=self.device
+                shot, target, folders[camera], made=made, guides=self.guide, settings={**settings, "camera": camera}, device=self.device
             )
             say(f"{output}  ({len(shot.clip)} frames, {time.perf_counter() - started:.0f} s)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HowFar:
+    """Find the amounts of a move up to which the clip still shows 90, 75 and 50 % of every picture."""
+
+    clip: tyro.conf.Positional[Path]
+    """A video, or a folder of images."""
+    move: tyro.conf.Positional[str]
+    """One move, without an amount (`cameras list` shows all)."""
+    relative_to: Literal["source", "first-frame"] = "source"
+    """Lay the move over the source's own path or over its first camera."""
+    part: tyro.conf.OmitArgPrefixes[Window] = Window()
+    source: tyro.conf.OmitArgPrefixes[Source] = Source()
+
+    def run(self) -> None:
+        """Track, then look."""
+        from track2view.cameras import MOVES, parse_move
+        from track2view.outlook import FURTHEST, Outlook, check_findable
+
+        move = parse_move(self.move, relative_to=self.relative_to)
+        check_findable(move)
+        found = Outlook(_prepare(self.clip, self.part, self.source)).how_far(move)
+        unit = MOVES[move.name].unit
+        for share, amount in found.items():
+            far = f"as far as anybody goes ({FURTHEST[unit]:g} {unit})" if amount is None else f"up to {amount:.3g} {unit}"
+            say(f"{move.name}: {100 * share:.0f} % of every picture is seen {far}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,6 +35,7 @@ class RenderedFrame:
         colour: RGB, complete: what was never seen is painted in.
         seen: pixels whose colour the source shows, at this time or another.
         seen_now: pixels whose colour the source shows at this time.
+        disparity: inverse depth of what is seen, in the source camera's unit; elsewhere of no meaning.
         astray: by how many pixels what is seen may lie beside its place (a deviation), for its depth or the lens is not sure; 0 where
             not seen.
     """
@@ -42,6 +43,7 @@ class RenderedFrame:
     colour: UInt8[Tensor, "3 H W"]
     seen: Bool[Tensor, "H W"]
     seen_now: Bool[Tensor, "H W"]
+    disparity: Float32[Tensor, "H W"]
     astray: Float32[Tensor, "H W"]
 
 
@@ -85,8 +87,13 @@ class WarpRenderer:
             colour=(painted * 255).round().clamp(0, 255).to(torch.uint8).cpu(),
             seen=seen.cpu(),
             seen_now=seen_now.cpu(),
+            disparity=surface.cpu(),
             astray=picture[3].cpu(),
         )
+
+    def seen(self, target: CameraPath, frame: int) -> Bool[Tensor, "H W"]:
+        """Which pixels of the target view the source shows, at this time or another."""
+        return self._gathered(target, frame)[2].cpu()
 
     def imagine(self, target: CameraPath) -> Imagined:
         """What no frame shows and a path does: in its last view, where most of it is, then in its middle one and its first."""
