@@ -26,7 +26,7 @@ MOMENTS = 5
 FURTHEST = {"degrees": 180.0, "distances": 8.0, "times": 8.0}
 """Amounts beyond which nobody asks, by unit."""
 GROWTH = 1.4
-PRECISION = 0.01
+PRECISION = 0.02
 """Of an amount, as a share of it."""
 
 
