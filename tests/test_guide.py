@@ -8,14 +8,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from shot_support import exact_shot
 
 from track2view.cameras import read_camera
 from track2view.errors import Notice
 from track2view.geometry import invert
 from track2view.guide import TOOLS
-from track2view.pipeline import Shot, prepare, refilm, target_camera, write_run
-from track2view.records import CameraPath, Clip
-from track2view.scenes import make_rig, make_training_world, render_path, track_points
+from track2view.pipeline import Shot, refilm, target_camera, write_run
+from track2view.records import CameraPath
 from track2view.video import read_clip
 
 SIZE, FRAMES = (64, 112), 9
@@ -23,14 +23,7 @@ SIZE, FRAMES = (64, 112), 9
 
 @pytest.fixture(scope="module")
 def shot() -> Shot:
-    """Of a procedural world, with exact tracks and the exact camera."""
-    world = make_training_world("solids", 5, frames=FRAMES, dynamic=False)
-    camera = make_rig(5, frames=FRAMES, size=SIZE)["cam01"]
-    y, x = torch.meshgrid(torch.arange(2, 64, 4) + 0.5, torch.arange(2, 112, 4) + 0.5, indexing="ij")
-    pixels = torch.stack([x, y], dim=-1).reshape(-1, 2).double().repeat(2, 1)
-    start = torch.tensor([0, FRAMES - 1]).repeat_interleave(len(pixels) // 2)
-    clip = Clip(frames=render_path(world, camera).colour, fps=Fraction(24))
-    return prepare(clip, source_camera=camera, tracks=track_points(world, camera, start, pixels), use_cache=False)
+    return exact_shot(SIZE, FRAMES, 24)[1]
 
 
 @pytest.fixture(scope="module")

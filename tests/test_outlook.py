@@ -1,33 +1,23 @@
 """What is said of a path before it is rendered, against what rendering it shows."""
 
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from shot_support import exact_shot
 from test_cli import run
 
 from track2view.cameras import parse_move
 from track2view.errors import UserError
 from track2view.outlook import FURTHEST, SHARES, Coverage, Outlook
-from track2view.pipeline import Shot, prepare, refilm, target_camera
-from track2view.records import Clip
-from track2view.scenes import make_rig, make_training_world, render_path, track_points
+from track2view.pipeline import Shot, refilm, target_camera
 
 SIZE, FRAMES = (180, 320), 5
 
 
 @pytest.fixture(scope="module")
 def shot() -> Shot:
-    """Of a procedural world, with exact tracks and the exact camera."""
-    world = make_training_world("solids", 5, frames=FRAMES, dynamic=False)
-    camera = make_rig(5, frames=FRAMES, size=SIZE)["cam01"]
-    y, x = torch.meshgrid(torch.arange(4, 180, 8) + 0.5, torch.arange(4, 320, 8) + 0.5, indexing="ij")
-    pixels = torch.stack([x, y], dim=-1).reshape(-1, 2).double()
-    clip = Clip(frames=render_path(world, camera).colour, fps=Fraction(10))
-    tracks = track_points(world, camera, torch.zeros(len(pixels), dtype=torch.long), pixels)
-    return prepare(clip, source_camera=camera, tracks=tracks, use_cache=False)
+    return exact_shot(SIZE, FRAMES, 10)[1]
 
 
 @pytest.fixture(scope="module")

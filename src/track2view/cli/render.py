@@ -2,7 +2,7 @@
 
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from track2view.generation import Generator
     from track2view.pipeline import Shot
     from track2view.records import CameraPath, Clip
+
+
+CUT = "cut"
+"""The name of a cut's folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +90,11 @@ class Render:
 
     clip: tyro.conf.Positional[Path]
     """A video, or a folder of images."""
-    camera: list[str]
-    """Moves (orbit-right, dolly-in:0.3+pan-left:20, …; `cameras list` shows all), keyframe files or camera files."""
+    camera: list[str] = field(default_factory=list)
+    """Moves (orbit-right, dolly-in:0.3+pan-left:20, …; `cameras list` shows all), keyframe files or camera files. +stereo:0.04 films
+    for two eyes so far apart (in distances to what the clip is about), side by side; stereo alone from where the clip was filmed."""
+    cut: list[str] = field(default_factory=list)
+    """Cut between cameras on one timeline, each from a second on: orbit-left@0 static@2.5."""
     out: Path | None = None
     """Run folder; out/CLIP-CAMERA by default. With several cameras, each gets a folder in it."""
     amount: float | None = None
@@ -115,32 +122,19 @@ class Render:
         """Prepare once, render every camera."""
         from track2view import pipeline
         from track2view.outlook import Outlook
-        from track2view.preflight import check_camera, check_device, make_folder, run_folders
+        from track2view.preflight import check_device
+        from track2view.stereo import write_stereo
 
         check_device(self.device)
-        for camera in self.camera:
-            check_camera(camera, self.amount)
-        folders = run_folders(self.clip, self.camera, self.out)
-        for folder in () if self.validate_only else folders.values():
-            make_folder(folder)
+        folders = self._folders()
         generator = _loaded(self) if self.diffusion.renderer == "diffusion" else None
         shot = _prepare(self.clip, self.part, self.source, generator)
         if self.overlay == "drop":
             shot = shot.without_overlay()
-        targets = {
-            camera: pipeline.target_camera(
-                shot,
-                camera,
-                amount=self.amount,
-                easing=self.easing,
-                relative_to=self.relative_to,
-                resample=self.resample,
-            )
-            for camera in self.camera
-        }
+        targets = self._targets(shot)
         if self.validate_only:
             outlook = Outlook(shot, self.device)
-            for camera, target in targets.items():
+            for camera, (target, _) in targets.items():
                 say(f"{camera}: {outlook.coverage(target).in_words}; {outlook.forecast(target)}")
             return
         if generator is not None and self.diffusion.captioner is not None:
@@ -149,13 +143,47 @@ class Render:
         settings: dict[str, object] = {key: str(value) for key, value in asdict(self).items() if value is not None}
         if generator is not None:
             settings["sampling"] = asdict(generator.settings)
-        for camera, target in targets.items():
-            started = time.perf_counter()
-            made = None if generator is None else _made(generator, shot, target, folders[camera])
-            output = pipeline.write_run(
-                shot, target, folders[camera], made=made, guides=self.guide, settings={**settings, "camera": camera}, device=self.device
-            )
+        for camera, (target, eye_distance) in targets.items():
+            started, own, out = time.perf_counter(), {**settings, "camera": camera}, folders[camera]
+            if eye_distance is not None:
+                output = write_stereo(shot, target, eye_distance, out, settings=own, device=self.device)
+            else:
+                made = None if generator is None else _made(generator, shot, target, out)
+                output = pipeline.write_run(shot, target, out, made=made, guides=self.guide, settings=own, device=self.device)
             say(f"{output}  ({len(shot.clip)} frames, {time.perf_counter() - started:.0f} s)")
+
+    def _folders(self) -> dict[str, Path]:
+        """Of each camera, and of the cut; made, where something will be written."""
+        from track2view.cameras import parse_cuts
+        from track2view.errors import UserError
+        from track2view.preflight import check_camera, make_folder, run_folders
+        from track2view.stereo import split_stereo
+
+        if bool(self.camera) == bool(self.cut):
+            raise UserError("give --camera or --cut, one of them: moves, files, or several with the seconds at which to cut to them")
+        eye_distances = {camera: split_stereo(camera) for camera in self.camera}
+        for base in [*(base for base, _ in eye_distances.values()), *(each.camera for each in parse_cuts(self.cut))]:
+            check_camera(base, self.amount)
+        if self.diffusion.renderer != "warp" and any(distance for _, distance in eye_distances.values()):
+            raise UserError("--camera stereo: both eyes must see the same, which --renderer warp alone can promise")
+        folders = run_folders(self.clip, self.camera or [CUT], self.out)
+        for folder in () if self.validate_only else folders.values():
+            make_folder(folder)
+        return folders
+
+    def _targets(self, shot: "Shot") -> "dict[str, tuple[CameraPath, float | None]]":
+        """Each camera's path, and the distance between its eyes."""
+        from track2view.cameras import cut_between, parse_cuts
+        from track2view.pipeline import target_camera
+        from track2view.stereo import split_stereo
+
+        def path(camera: str) -> "CameraPath":
+            return target_camera(shot, camera, amount=self.amount, easing=self.easing, relative_to=self.relative_to, resample=self.resample)
+
+        if cuts := parse_cuts(self.cut):
+            return {CUT: (cut_between([path(each.camera) for each in cuts], cuts, float(shot.clip.fps)), None)}
+        eye_distances = {camera: split_stereo(camera) for camera in self.camera}
+        return {camera: (path(base), distance) for camera, (base, distance) in eye_distances.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
