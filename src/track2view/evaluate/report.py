@@ -64,6 +64,7 @@ COLUMNS = (
     Column("roughly found %", "rough_converged", 100, 0),
     Column("rough RotErr °", "rough_rotation"),
     Column("rough TransErr cm", "rough_translation", 100, 1),
+    Column("rough AUC at 5°", "rough_auc"),
     Column("matched %", "matched", 100, 0),
     Column("matched RotErr °", "matched_rotation"),
     Column("matched TransErr cm", "matched_translation", 100, 1),
