@@ -3,6 +3,7 @@
 import json
 from fractions import Fraction
 from pathlib import Path
+from shutil import copytree
 
 import cv2
 import numpy as np
@@ -127,3 +128,13 @@ def test_a_path_that_begins_elsewhere_is_kept_there_if_asked(run: tuple[Path, Ca
     with pytest.warns(Notice, match="begins elsewhere"):
         kept = target_camera(shot, str(tmp_path / "cam_info.json"), relative_to="world")
     assert float((kept.world_from_camera - path.world_from_camera).abs().max()) < 1e-9
+
+
+def test_a_shorter_run_in_the_same_folder_leaves_nothing_of_a_longer_one(run: tuple[Path, CameraPath], shot: Shot, tmp_path: Path) -> None:
+    copytree(run[0], tmp_path / "run")
+    (tmp_path / "run/notes.txt").write_text("mine")
+    (tmp_path / "run/depth/00099.png").write_bytes(b"of a longer clip")
+    write_run(shot, run[1], tmp_path / "run")
+    assert len(list((tmp_path / "run/depth").iterdir())) == FRAMES
+    assert (tmp_path / "run/notes.txt").read_text() == "mine"
+    assert not [each for each in (tmp_path / "run").iterdir() if each.name.startswith(".")]

@@ -126,6 +126,7 @@ def test_both_are_commands(short_file: Path, tmp_path: Path) -> None:
         (["--camera", "stereo:x"], "expected one stereo:DISTANCE"),
         (["--cut", "orbitleft@0"], "unknown camera move 'orbitleft'"),
         (["--camera", "stereo", "--renderer", "diffusion"], "--renderer warp alone"),
+        (["--camera", "stereo", "--guide", "vace"], "--guide: a guide is of one eye"),
     ):
         done = run(["render", short_file, *wrong], tmp_path)
         assert (done.returncode, done.stdout) == (2, "")

@@ -18,7 +18,7 @@ LOCKLESS = {errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP
 
 @contextmanager
 def written_whole(folder: Path) -> Iterator[Path]:
-    """Yield a hidden empty folder to write to; its files take their places in ``folder`` together, when the block ends without error.
+    """Yield a hidden empty folder to write to; what is in it takes its place in ``folder`` together, when the block ends without error.
 
     One process at a time: another waits. What a killed process had begun is cleared away.
 
@@ -36,8 +36,11 @@ def written_whole(folder: Path) -> Iterator[Path]:
             try:  # a signal between the making of the folder and this line would leave it
                 staging.mkdir()
                 yield staging
-                for file in sorted(staging.iterdir()):
-                    file.replace(folder / file.name)
+                for made in sorted(staging.iterdir()):
+                    place = folder / made.name
+                    if made.is_dir() and place.is_dir():
+                        place.replace(staging / uuid4().hex)  # a folder takes no other's place
+                    made.replace(place)
             finally:
                 try:
                     shutil.rmtree(staging, ignore_errors=True)

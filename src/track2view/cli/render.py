@@ -164,8 +164,11 @@ class Render:
         eye_distances = {camera: split_stereo(camera) for camera in self.camera}
         for base in [*(base for base, _ in eye_distances.values()), *(each.camera for each in parse_cuts(self.cut))]:
             check_camera(base, self.amount)
-        if self.diffusion.renderer != "warp" and any(distance for _, distance in eye_distances.values()):
-            raise UserError("--camera stereo: both eyes must see the same, which --renderer warp alone can promise")
+        if any(distance for _, distance in eye_distances.values()):
+            if self.diffusion.renderer != "warp":
+                raise UserError("--camera stereo: both eyes must see the same, which --renderer warp alone can promise")
+            if self.guide:
+                raise UserError("--guide: a guide is of one eye; leave out stereo")
         folders = run_folders(self.clip, self.camera or [CUT], self.out)
         for folder in () if self.validate_only else folders.values():
             make_folder(folder)
