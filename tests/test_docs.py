@@ -47,7 +47,7 @@ def test_the_python_of_the_readme_runs(workshop: Path) -> None:
 
 def test_the_commands_of_the_readme_run(workshop: Path) -> None:
     lines = blocks("README.md", "sh")[1].strip().splitlines()
-    assert len(lines) == 5
+    assert len(lines) == 6
     for line in reversed(lines):
         if "path.json" in line:
             (workshop / "path.json").write_text((workshop / "out" / "clip" / "source_camera.json").read_text())

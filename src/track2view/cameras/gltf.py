@@ -296,7 +296,7 @@ class _Reader:
         return out
 
 
-def _frames(keys: list[Float64[np.ndarray, "K"]]) -> Float64[np.ndarray, "T"]:
+def _frames(keys: list[Float64[np.ndarray, "_"]]) -> Float64[np.ndarray, "T"]:
     """Even times from the first key to the last, as near as the nearest keys of one channel."""
     if not keys:
         return np.zeros(1)
