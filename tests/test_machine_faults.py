@@ -24,7 +24,20 @@ from track2view.trackers import SfmTracker
 from track2view.video import read_clip
 
 PROGRAM = [sys.executable, "-m", "track2view"]
-RESULTS = ("output.mp4", "compare.mp4", "tracks.npz", "source_camera.json", "target_camera.json", "overview.png")
+RESULTS = (
+    "output.mp4",
+    "compare.mp4",
+    "tracks.npz",
+    "source_camera.json",
+    "target_camera.json",
+    "overview.png",
+    "guide.mp4",
+    "guide_mask.mp4",
+    "depth/00007.png",
+    "reference.png",
+    "scene.glb",
+)
+NAMES = sorted({*(name.partition("/")[0] for name in RESULTS), "run.json"})
 
 
 def result(run: Path) -> dict[str, bytes]:
@@ -77,7 +90,7 @@ def test_two_runs_in_one_folder_take_turns(command: list[str], undisturbed: dict
     assert [run.returncode for run in runs] == [0, 0], said
     assert all("waiting for its end" in line for text in said for line in text.splitlines())
     assert result(tmp_path / "run") == undisturbed
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == sorted([*RESULTS, "run.json"])
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == NAMES
     assert len(list((tmp_path / "both").iterdir())) == 1
 
 
@@ -112,7 +125,7 @@ def test_a_disk_that_fills_leaves_what_was_there(room: int, short_file: Path, ke
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert result(run) == before
-    assert sorted(path.name for path in run.iterdir()) == sorted([*RESULTS, "run.json"])
+    assert sorted(path.name for path in run.iterdir()) == NAMES
 
 
 def test_a_read_only_folder_is_one_line(command: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -212,7 +225,7 @@ def check_going_on(command: list[str], undisturbed: dict[str, bytes]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert result(Path("run")) == undisturbed
-    assert sorted(path.name for path in Path("run").iterdir()) == sorted([*RESULTS, "run.json"])
+    assert sorted(path.name for path in Path("run").iterdir()) == NAMES
     assert len(list(Path("own").iterdir())) == 1
 
 
