@@ -170,6 +170,13 @@ def test_a_camera_goes_where_what_it_hangs_on_goes(tmp_path: Path) -> None:
     assert np.abs(path.world_from_camera.numpy() - expected).max() < 1e-6
 
 
+def test_cameras_of_one_name_are_told_apart_by_their_place(tmp_path: Path) -> None:
+    path = scene(tmp_path, {"nodes.0": {"name": "lens", "camera": 0}})
+    with pytest.raises(UserError, match=r"holds 2 cameras; choose one with #NAME: lens.0, lens.1"):
+        read_camera(path)
+    assert len(read_camera(f"{path}#lens.1")) == cameras.FRAMES
+
+
 def test_sparse_keys_are_told_between(tmp_path: Path) -> None:
     """Two keys a second apart of one node and a frame apart of the other: as many frames as the finer has."""
     path = scene(tmp_path)

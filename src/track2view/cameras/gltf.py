@@ -149,7 +149,9 @@ class _Reader:
     def camera(self, name: str | None, size: Size | None) -> CameraPath:
         nodes = self.all("nodes")
         names = [str(each.get("name", f"node{index}")) for index, each in enumerate(nodes)]
-        own = {names[index]: [index] for index, each in enumerate(nodes) if "camera" in each}
+        with_lens = [index for index, each in enumerate(nodes) if "camera" in each]
+        shared = {names[index] for index in with_lens if [names[other] for other in with_lens].count(names[index]) > 1}
+        own = {f"{names[index]}.{index}" if names[index] in shared else names[index]: [index] for index in with_lens}
         if not own:
             raise UserError("holds no camera; export it with cameras and animation")
         node = chosen(own, name)[0]
