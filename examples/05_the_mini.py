@@ -16,8 +16,9 @@ from torch import Tensor
 
 from track2view.evaluate import Pair, PairTruth, copy_of_source, exact_warp, score_clip, true_pair
 from track2view.model.checkpoint import MINI
-from track2view.model.diffusion import DiffusionSettings, Track2ViewPipeline
+from track2view.model.diffusion import Track2ViewPipeline
 from track2view.model.sampling import Guidance
+from track2view.model.settings import DiffusionSettings
 from track2view.records import Clip
 from track2view.scenes import split_seed, track_points
 from track2view.scenes.rig import FPS

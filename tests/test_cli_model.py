@@ -22,7 +22,7 @@ from track2view.model import diffusion
 from track2view.model.checkpoint import MINI, AdapterRecord
 from track2view.model.conditioners.protocol import RenderedView
 from track2view.model.conditioners.render import RenderConditioner
-from track2view.model.diffusion import DiffusionSettings
+from track2view.model.settings import DiffusionSettings
 from track2view.records import Clip
 from track2view.video import clip_images, read_clip, write_video
 

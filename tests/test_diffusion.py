@@ -5,6 +5,7 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from hypothesis import given
@@ -15,11 +16,12 @@ from track2view.cameras import apply_move, parse_move
 from track2view.errors import Notice, UserError
 from track2view.model import diffusion
 from track2view.model.conditioners.tracks import TrackCondition, TrackConditioner, TrackContext
-from track2view.model.diffusion import DiffusionSettings, Track2ViewPipeline, plan_windows
+from track2view.model.diffusion import Track2ViewPipeline
 from track2view.model.dual_view import DualViewModes
 from track2view.model.latents import WAN_STRIDES
 from track2view.model.make import new_model
 from track2view.model.sampling import Guidance
+from track2view.model.settings import DiffusionSettings, plan_windows
 from track2view.records import CameraPath, Clip, Queries, TrackSet, ViewTracks
 from track2view.scenes import make_camera, make_world, render_clip, track_points
 
@@ -202,7 +204,7 @@ def test_what_cannot_be_made_is_refused_before_anything_is_computed(
         pipe(clip, blind, camera, target, FAST)
     with pytest.raises(UserError, match="the clip has 18 frames, the target camera 17; give what belongs to this clip"):
         pipe(clip, tracks, camera, target[:17], FAST)
-    monkeypatch.setattr(diffusion.psutil, "virtual_memory", type("Memory", (), {"available": 1.5e9}))
+    monkeypatch.setattr(psutil, "virtual_memory", type("Memory", (), {"available": 1.5e9}))
     with pytest.raises(UserError, match=r"needs about 1\.\d GB, you have 1\.5: use --dtype bfloat16, a smaller --size"):
         pipe(*shot, FAST)
     with pytest.raises(UserError, match=r"window: expected 4k \+ 1 frames .1, 5, …, 81., got 80"):

@@ -13,8 +13,9 @@ from track2view.evaluate import Pair, PairTruth, copy_of_source, true_pair
 from track2view.generation import Generator, resampled
 from track2view.metrics import psnr
 from track2view.model.checkpoint import MINI
-from track2view.model.diffusion import DiffusionSettings, Track2ViewPipeline
+from track2view.model.diffusion import Track2ViewPipeline
 from track2view.model.sampling import Guidance
+from track2view.model.settings import DiffusionSettings
 from track2view.pipeline import prepare
 from track2view.records import Clip
 from track2view.scenes import split_seed, track_points

@@ -21,11 +21,12 @@ from track2view.cameras import apply_move, parse_move, read_camera
 from track2view.errors import UserError
 from track2view.model.checkpoint import load_adapter, load_transformer, save_adapter
 from track2view.model.conditioners.camera import CameraCondition, CameraConditioner
-from track2view.model.diffusion import DiffusionSettings, Track2ViewPipeline, velocity_of
+from track2view.model.diffusion import Track2ViewPipeline, velocity_of
 from track2view.model.dual_view import DualViewModel, DualViewModes
 from track2view.model.latents import WAN_STRIDES, LatentGrid
 from track2view.model.make import new_model
 from track2view.model.recammaster import convert_recammaster
+from track2view.model.settings import DiffusionSettings
 from track2view.records import CameraPath, Clip, Queries, TrackSet
 from track2view.scenes import make_camera, make_world, render_clip, track_points
 from track2view.video import read_clip

@@ -21,10 +21,11 @@ from track2view.errors import UserError
 from track2view.model import diffusion
 from track2view.model.checkpoint import load_transformer, load_vae
 from track2view.model.conditioners.tracks import TrackCondition
-from track2view.model.diffusion import DiffusionSettings, Track2ViewPipeline, plan_windows
+from track2view.model.diffusion import Track2ViewPipeline
 from track2view.model.dual_view import DualViewModel
 from track2view.model.latents import LatentGrid, Strides
 from track2view.model.make import new_model
+from track2view.model.settings import DiffusionSettings, plan_windows
 from track2view.pairing import pair_by_projection
 from track2view.records import CameraPath, Clip, Queries, TrackSet
 from track2view.samples import Sample, write_manifest

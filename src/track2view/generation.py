@@ -11,8 +11,9 @@ from torch.nn.functional import interpolate
 
 from track2view.errors import notice
 from track2view.folders import written_whole
-from track2view.model.diffusion import DiffusionSettings, Rendered, Track2ViewPipeline
+from track2view.model.diffusion import Rendered, Track2ViewPipeline
 from track2view.model.sampling import Guidance
+from track2view.model.settings import DiffusionSettings
 from track2view.model.text import caption
 from track2view.pipeline import Shot, default_queries
 from track2view.records import CameraPath, Clip, Queries, Size

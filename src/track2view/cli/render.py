@@ -275,8 +275,9 @@ def _loaded(command: Render) -> "Generator":
     from track2view.cache import cache_folder
     from track2view.generation import Generator
     from track2view.model.checkpoint import MINI
-    from track2view.model.diffusion import DiffusionSettings, Track2ViewPipeline
+    from track2view.model.diffusion import Track2ViewPipeline
     from track2view.model.sampling import Guidance
+    from track2view.model.settings import DiffusionSettings
     from track2view.model.text import NEGATIVE_PROMPT
 
     for library in (diffusers, transformers):

@@ -1,7 +1,6 @@
 """What a video costs: floating-point operations by formula (checked against torch's counter), and memory by estimate."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 
@@ -9,10 +8,9 @@ from track2view.errors import UserError
 from track2view.model.conditioners import Conditioner
 from track2view.model.dual_view import DualViewModes
 from track2view.model.latents import LatentGrid
+from track2view.model.room import MemoryMode
 from track2view.model.text import MAX_TOKENS
 
-MemoryMode = Literal["fast", "balanced", "low"]
-MEMORY_MODES: tuple[MemoryMode, ...] = ("fast", "balanced", "low")
 LIBRARIES_BYTES = 1.5e9
 VAE_COPIES = 6
 TILE_PIXELS = 256 * 256

@@ -1,12 +1,9 @@
 """The diffusion renderer, top to bottom: a clip, its tracks and a target camera in, the clip seen from there out."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
-import psutil
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.pipelines.wan.pipeline_wan import WanPipeline
@@ -17,53 +14,15 @@ from torch import Tensor
 from track2view.errors import UserError, notice
 from track2view.model.checkpoint import AdapterRecord, load_adapter, load_transformer, load_vae, lora_as_base, save_adapter
 from track2view.model.conditioners.protocol import Conditioning, Given, Known, RenderedView
-from track2view.model.cost import MEMORY_MODES, MemoryMode, Shape, memory_needed
+from track2view.model.cost import Shape, memory_needed
 from track2view.model.dual_view import DualViewModel, Memory, attention_backends
 from track2view.model.latents import LatentGrid, Strides, decode, encode
 from track2view.model.parallel import trainable_parameters, whole_state
-from track2view.model.sampling import SOLVERS, Guidance, Velocity, denoise, noise_like, shifted_sigmas
-from track2view.model.text import NEGATIVE_PROMPT, PromptCache, encoder_parameters, load_text_encoder
+from track2view.model.room import MemoryMode, OnDevice, check_room, told_how_to_fit
+from track2view.model.sampling import SOLVERS, Velocity, denoise, noise_like, shifted_sigmas
+from track2view.model.settings import DiffusionSettings, Preview, Remembering, check_windows, plan_windows
+from track2view.model.text import PromptCache, encoder_parameters, load_text_encoder
 from track2view.records import CameraPath, Clip, Queries, Size, TrackSet
-
-BY_SIZE = "use a smaller --size or fewer --frames"
-BY_DTYPE = "use --dtype bfloat16, a smaller --size or fewer --frames"
-
-Preview = Callable[[int, Float[Tensor, "B C F Y X"]], bool | None]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DiffusionSettings:
-    """How a video is made.
-
-    Attributes:
-        prompt: what the clip shows; empty works, words help.
-        negative_prompt: what guidance leads away from.
-        steps, shift: the sigma grid (design section 5); by default the shift that the adapter was trained with.
-        solver: "unipc" needs fewer steps, "euler" is plain.
-        guidance: strength of guidance on text, and the sigmas within which it is used.
-        batched: both guidance branches in one pass: faster on small clips, twice the activations.
-        seed: of the noise.
-        window: most frames at once; longer clips go window by window. It and ``overlap`` are whole latents of the base: s·k + 1 for
-            s frames a latent (4 in Wan).
-        overlap: frames that a window shares with the one before.
-        memory: "fast" keeps all on the device; "balanced" one part at a time, the VAE in tiles; "low" also one block at a time.
-    """
-
-    prompt: str = ""
-    negative_prompt: str = NEGATIVE_PROMPT
-    steps: int = 50
-    shift: float | None = None
-    solver: Literal["unipc", "euler"] = "unipc"
-    guidance: Guidance = field(default_factory=Guidance)
-    batched: bool = False
-    seed: int = 0
-    window: int = 81
-    overlap: int = 17
-    memory: MemoryMode = "balanced"
-
-    def __post_init__(self) -> None:
-        if not 0 < self.overlap < self.window:
-            raise UserError(f"overlap: expected less than the window of {self.window} frames, got {self.overlap}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -180,12 +139,8 @@ class Track2ViewPipeline:
             windows.append(_Window(frames=window, grid=grid, given=given))
         if not any(window.given.alive for window in windows):
             raise UserError("no track is visible in the source view; track more points, or check the source camera")
-        try:
+        with told_how_to_fit(settings.memory, self.model.transformer.dtype, self.device):
             return self._refilmed(clip, windows, settings, preview)
-        except torch.OutOfMemoryError:
-            lower = MEMORY_MODES[MEMORY_MODES.index(settings.memory) + 1 :]
-            remedy = f"use --memory {lower[0]}" if lower else self._smaller
-            raise UserError(f"{self.device.type.upper()} out of memory with --memory {settings.memory}: {remedy}") from None
 
     def check(self, frames: int, size: Size, settings: DiffusionSettings) -> None:
         """Refuse early what cannot be made of a clip of so many frames of a size.
@@ -206,7 +161,7 @@ class Track2ViewPipeline:
         texts = tuple(text.to(self.device, self.model.transformer.dtype) for text in texts)
         done: list[UInt8[Tensor, "t 3 H W"]] = []
         tail: Float[Tensor, "1 3 t y x"] | None = None
-        stopped = _Stopped(preview)
+        stopped = Remembering(preview)
         for number, window in enumerate(windows):
             frames, grid = window.frames, window.grid
             known = 0 if number == 0 else sum(map(len, done)) - frames.start
@@ -259,8 +214,8 @@ class Track2ViewPipeline:
             self.model.keep_blocks()
             self.model.to(self.device)
 
-    def _vae_on_device(self, memory: MemoryMode) -> "_OnDevice":
-        return _OnDevice(self.vae, self.device, leave=memory != "fast")
+    def _vae_on_device(self, memory: MemoryMode) -> OnDevice:
+        return OnDevice(self.vae, self.device, leave=memory != "fast")
 
     def _planned(self, window: range) -> list[int]:
         return [window[frame] for frame in self.record.queries.frames]
@@ -281,14 +236,9 @@ class Track2ViewPipeline:
             query_frame=(tracks.query_frame[chosen] - window.start).clamp(0, len(window) - 1),
         )
 
-    @property
-    def _smaller(self) -> str:
-        return BY_DTYPE if self.model.transformer.dtype == torch.float32 else BY_SIZE
-
     def _check_memory(self, frames: int, size: Size, settings: DiffusionSettings) -> None:
         grid = LatentGrid(frames=min(frames, settings.window), size=size, strides=self.strides)
         on_gpu = self.device.type == "cuda"
-        free = torch.cuda.mem_get_info(self.device)[0] if on_gpu else psutil.virtual_memory().available
 
         def needed(mode: MemoryMode) -> float:
             return memory_needed(
@@ -304,11 +254,7 @@ class Track2ViewPipeline:
                 tracks=len(self.record.queries),
             )
 
-        if needed(settings.memory) <= free:
-            return
-        fitting = [mode for mode in MEMORY_MODES[MEMORY_MODES.index(settings.memory) + 1 :] if needed(mode) <= free]
-        remedy = f"use --memory {fitting[0]}" if fitting else self._smaller
-        raise UserError(f"needs about {needed(settings.memory) / 1e9:.1f} GB, you have {free / 1e9:.1f}: {remedy}")
+        check_room(needed, settings.memory, self.model.transformer.dtype, self.device)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -318,34 +264,6 @@ class _Window:
     frames: range
     grid: LatentGrid
     given: Given
-
-
-def check_windows(settings: DiffusionSettings, strides: Strides) -> None:
-    """Raise :class:`UserError` if a window or overlap is not whole latents of a base."""
-    group = strides.frames
-    for name in ("window", "overlap"):
-        frames = getattr(settings, name)
-        if (frames - 1) % group:
-            raise UserError(f"{name}: expected {group}k + 1 frames (1, {1 + group}, …, {1 + 20 * group}), got {frames}")
-
-
-def plan_windows(frames: int, settings: DiffusionSettings, strides: Strides) -> list[range]:
-    """Windows of at most ``settings.window`` frames that cover a clip; each shares whole latents with the one before.
-
-    The last one is as long as the others, so it may share more.
-
-    Raises:
-        UserError: a window or overlap that is not whole latents.
-    """
-    check_windows(settings, strides)
-    windows = [range(min(frames, settings.window))]
-    while (stop := windows[-1].stop) < frames:
-        start = stop - settings.overlap
-        if start + settings.window >= frames:
-            shared = stop - (frames - settings.window)
-            start = stop - (1 + strides.frames * ((shared - 1) // strides.frames))
-        windows.append(range(start, min(start + settings.window, frames)))
-    return windows
 
 
 def velocity_of(
@@ -386,28 +304,3 @@ def velocity_of(
 
 def _joined(memories: list[list[Memory]]) -> list[tuple[Tensor, Tensor]]:
     return [(torch.cat([key for key, _ in block]), torch.cat([value for _, value in block])) for block in zip(*memories, strict=True)]
-
-
-class _Stopped:
-    """A preview that remembers whether it stopped the sampler."""
-
-    def __init__(self, preview: Preview | None) -> None:
-        self.preview, self.stopped = preview, False
-
-    def __call__(self, step: int, latents: Float[Tensor, "B C F Y X"]) -> bool:
-        self.stopped = bool(self.preview is not None and self.preview(step, latents))
-        return self.stopped
-
-
-class _OnDevice:
-    """A module on a device for a while."""
-
-    def __init__(self, module: torch.nn.Module, device: torch.device, *, leave: bool) -> None:
-        self.module, self.device, self.leave = module, device, leave
-
-    def __enter__(self) -> None:
-        self.module.to(self.device)
-
-    def __exit__(self, *_: object) -> None:
-        if self.leave:
-            self.module.to("cpu")

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
 import torch
-from diffusers.hooks.group_offloading import GroupOffloadingHook, apply_group_offloading
-from diffusers.hooks.hooks import HookRegistry
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.transformers.transformer_wan import WanAttention, WanTransformer3DModel, WanTransformerBlock
 from jaxtyping import Float
@@ -21,11 +19,10 @@ from torch.utils.checkpoint import checkpoint
 
 from track2view.errors import UserError
 from track2view.model.conditioners.protocol import AroundAttention, Conditioner, Conditioning, Views
+from track2view.model.room import keep_blocks, offload_blocks
 
 MAX_SCORES_BYTES = 16e9
 CUDNN_CAPABILITY = (9, 0)
-GROUP_OFFLOADING = "group_offloading"
-"""Diffusers' name of its hook."""
 
 Rotary = tuple[Tensor, Tensor]
 Memory = tuple[Float[Tensor, "B K heads e"], Float[Tensor, "B K heads e"]]
@@ -253,31 +250,14 @@ class DualViewModel(nn.Module):
         if self._offloaded:
             return
         self._offloaded = True
-        for name, part in self.named_children():
-            if name != "blocks":
-                nn.Module.to(part, device)
-        for parameter in (self.scale_shift_table, self.view_embedding):
-            if parameter is not None:
-                parameter.data = parameter.data.to(device)
-        holder = nn.Module()
-        holder.blocks = self.blocks
-        apply_group_offloading(
-            holder,
-            onload_device=torch.device(device),
-            offload_type="block_level",
-            num_blocks_per_group=1,
-            offload_to_disk_path=None if folder is None else str(folder),
-        )
+        offload_blocks(self, ("blocks",), device, folder)
 
     def keep_blocks(self) -> None:
         """The opposite of :meth:`offload_blocks`: blocks stay where the model is moved to."""
         if not self._offloaded:
             return
         self._offloaded = False
-        for block in self.blocks:
-            registry = HookRegistry.check_if_exists_or_initialize(block)
-            cast(GroupOffloadingHook, registry.get_hook(GROUP_OFFLOADING)).group.onload_()
-            registry.remove_hook(GROUP_OFFLOADING)
+        keep_blocks(self.blocks)
 
     def compile_blocks(self, backend: str = "inductor") -> None:
         """``torch.compile`` every block in place, one whole graph for all, for they have the same shapes; and the conditioner, another."""

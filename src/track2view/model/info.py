@@ -8,9 +8,10 @@ from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from track2view.files import standing_folder
 from track2view.model.checkpoint import AdapterRecord, check_base
 from track2view.model.conditioners import CONDITIONERS, Conditioner
-from track2view.model.cost import MEMORY_MODES, Flops, Shape, conditioner_flops, memory_needed, remember_flops, step_flops, video_flops
+from track2view.model.cost import Flops, Shape, conditioner_flops, memory_needed, remember_flops, step_flops, video_flops
 from track2view.model.folders import outlined
 from track2view.model.latents import LatentGrid
+from track2view.model.room import MEMORY_MODES
 from track2view.model.text import encoder_parameters
 from track2view.records import Size
 
