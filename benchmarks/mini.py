@@ -35,7 +35,8 @@ from track2view.evaluate import (
     score_many,
     true_pair,
 )
-from track2view.model.checkpoint import load_adapter, load_transformer, load_vae
+from track2view.model.bases import load_transformer, load_vae
+from track2view.model.checkpoint import load_adapter
 from track2view.model.latents import as_bytes, decode, encode
 from track2view.train.adapter import AdapterTask
 from track2view.train.data import Example

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import torch
 
-from track2view.model.checkpoint import AdapterRecord, QueryPlan, load_transformer, save_adapter
+from track2view.model.bases import load_transformer
+from track2view.model.checkpoint import AdapterRecord, QueryPlan, save_adapter
 from track2view.model.conditioners import Conditioner
 from track2view.model.conditioners.render import RenderConditioner
 from track2view.model.conditioners.tracks import TrackConditioner

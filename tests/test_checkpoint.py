@@ -16,16 +16,8 @@ from test_dual_view import draw
 from torch import Tensor
 
 from track2view.errors import UserError
-from track2view.model.checkpoint import (
-    LORA_FILE,
-    AdapterRecord,
-    check_base,
-    export_comfy,
-    load_adapter,
-    load_transformer,
-    load_vae,
-    save_adapter,
-)
+from track2view.model.bases import check_base, load_transformer, load_vae
+from track2view.model.checkpoint import LORA_FILE, AdapterRecord, export_comfy, load_adapter, save_adapter
 from track2view.model.diffusion import Track2ViewPipeline
 from track2view.model.dual_view import DualViewModes
 from track2view.model.latents import WAN_STRIDES

@@ -10,7 +10,7 @@ from track2view.curate import curate, export_scene
 from track2view.curate.encode import encode_samples
 from track2view.encoding import EncodingRecord, caption_key, latents_key
 from track2view.errors import UserError
-from track2view.model.checkpoint import load_vae
+from track2view.model.bases import load_vae
 from track2view.model.latents import WAN_STRIDES, LatentGrid, encode
 from track2view.model.make import new_model
 from track2view.model.text import PromptCache

@@ -16,7 +16,8 @@ import pytest
 import torch
 
 from track2view.errors import UserError
-from track2view.model.checkpoint import export_comfy, load_adapter, load_transformer, load_vae
+from track2view.model.bases import load_transformer, load_vae
+from track2view.model.checkpoint import export_comfy, load_adapter
 from track2view.model.info import describe
 from track2view.model.make import new_model
 from track2view.model.text import caption, load_text_encoder

@@ -19,7 +19,8 @@ from torch.nn import functional
 from track2view import cli
 from track2view.cameras import apply_move, parse_move, read_camera
 from track2view.errors import UserError
-from track2view.model.checkpoint import load_adapter, load_transformer, save_adapter
+from track2view.model.bases import load_transformer
+from track2view.model.checkpoint import load_adapter, save_adapter
 from track2view.model.conditioners.camera import CameraCondition, CameraConditioner
 from track2view.model.diffusion import Track2ViewPipeline, velocity_of
 from track2view.model.dual_view import DualViewModel, DualViewModes

@@ -20,7 +20,8 @@ from track2view.errors import UserError
 from track2view.evaluate.row import Row
 from track2view.evaluate.run import read_rows
 from track2view.evaluate.worlds import Worlds
-from track2view.model.checkpoint import MINI, load_adapter, load_transformer
+from track2view.model.bases import load_transformer
+from track2view.model.checkpoint import MINI, load_adapter
 from track2view.model.conditioners import Conditioner
 from track2view.model.conditioners.camera import CameraConditioner
 from track2view.model.conditioners.render import RenderConditioner

@@ -19,7 +19,7 @@ from track2view.curate.encode import encode_samples
 from track2view.encoding import EncodingRecord
 from track2view.errors import UserError
 from track2view.model import diffusion
-from track2view.model.checkpoint import load_transformer, load_vae
+from track2view.model.bases import load_transformer, load_vae
 from track2view.model.conditioners.tracks import TrackCondition
 from track2view.model.diffusion import Track2ViewPipeline
 from track2view.model.dual_view import DualViewModel

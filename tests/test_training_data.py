@@ -22,7 +22,7 @@ from track2view.curate.encode import encode_samples
 from track2view.encoding import EncodingRecord, caption_key
 from track2view.errors import Notice, UserError
 from track2view.geometry import invert
-from track2view.model.checkpoint import load_transformer, load_vae
+from track2view.model.bases import load_transformer, load_vae
 from track2view.model.conditioners.tracks import TrackCondition, TrackContext
 from track2view.model.latents import WAN_STRIDES, LatentGrid, encode
 from track2view.model.make import new_model

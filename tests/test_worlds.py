@@ -17,7 +17,7 @@ from track2view.cli.commands import parse
 from track2view.errors import UserError
 from track2view.evaluate import true_pair
 from track2view.geometry import invert
-from track2view.model.checkpoint import load_vae
+from track2view.model.bases import load_vae
 from track2view.model.conditioners.tracks import TrackCondition
 from track2view.model.latents import encode
 from track2view.model.make import new_model

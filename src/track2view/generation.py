@@ -1,19 +1,22 @@
-"""The diffusion renderer's part of the main path: where tracks start for it, its words, its clip."""
+"""The generating renderers' part of the main path: where tracks start for them, their words, their clip."""
 
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from track2view.complete import CompletionPipeline, given_back
 from track2view.errors import notice
 from track2view.folders import written_whole
 from track2view.model.diffusion import Rendered, Track2ViewPipeline
 from track2view.model.sampling import Guidance
-from track2view.model.settings import DiffusionSettings
+from track2view.model.settings import DiffusionSettings, Preview
 from track2view.model.text import caption
 from track2view.pipeline import Shot, default_queries
 from track2view.records import CameraPath, Clip, Queries, Size
@@ -46,16 +49,6 @@ class Generator:
         self.model.check(len(clip), self._size(clip), self.settings)
         return default_queries(clip, self.model.queries(len(clip), self.settings))
 
-    def described(self, clip: Clip, captioner: Path) -> "Generator":
-        """With the words that an image-to-text model finds for a clip, where none were given.
-
-        Raises:
-            UserError: no such model there.
-        """
-        if self.settings.prompt:
-            return self
-        return replace(self, settings=replace(self.settings, prompt=caption(clip, captioner, self.model.device)))
-
     def refilm(self, shot: Shot, target: CameraPath, out: Path) -> Clip:
         """The scene as seen from ``target``.
 
@@ -65,25 +58,77 @@ class Generator:
         tracking, size = shot.tracking, self._size(shot.scene)
         scene = replace(shot.scene, frames=resampled(shot.scene.frames, size))
         cameras = tracking.camera.resized(size), target.resized(size)
-        if size != shot.scene.size:
-            notice(f"made at {size[0]}×{size[1]}, near what the model was trained on, and enlarged")
         reads = self.model.model.conditioner.reads_rendered
         guide = rendered(WarpRenderer(scene, shot.depth, cameras[0]), cameras[1]) if reads else None
-        with noted(signal.SIGINT) as interrupted:
-            small = self.model(scene, tracking.tracks, *cameras, self.settings, lambda step, latents: bool(interrupted), guide)
-        made = replace(small, frames=resampled(small.frames, shot.scene.size))
-        if interrupted:
-            with written_whole(out) as folder:
-                write_video(folder / "preview.mp4", clip_images(made), made.fps)
-            raise Interrupted(out / "preview.mp4")
-        return made
+        make = lambda preview: self.model(scene, tracking.tracks, *cameras, self.settings, preview, guide)  # noqa: E731
+        return _enlarged(make, size, shot.scene.size, out)
 
     def _size(self, clip: Clip) -> Size:
-        """That the model makes a clip at: of the clip's shape, its shorter side no longer than it was trained on."""
         trained = self.model.record.size
-        scale = 1.0 if trained is None else min(1.0, min(trained) / min(clip.size))
-        height, width = (round(side * scale) for side in clip.size)
-        return height, width
+        return clip.size if trained is None else no_larger(clip.size, min(trained))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Completer:
+    """A model that paints what the warp does not show; large clips it makes small, and what is seen comes from the warp all the same."""
+
+    model: CompletionPipeline
+    settings: DiffusionSettings
+
+    def queries(self, clip: Clip) -> Queries:
+        """Where tracks start: where the warp needs them.
+
+        Raises:
+            UserError: a clip that the model cannot make.
+        """
+        self.model.check(len(clip), no_larger(clip.size, self.model.short_side), self.settings)
+        return default_queries(clip)
+
+    def refilm(self, shot: Shot, target: CameraPath, out: Path) -> Clip:
+        """The scene as seen from ``target``: what the warp shows as it shows it, the rest made up by the model.
+
+        Raises:
+            Interrupted: by Ctrl-C, after the step that was running; ``out`` has a preview.
+        """
+        tracking, size = shot.tracking, no_larger(shot.scene.size, self.model.short_side)
+        warp = rendered(WarpRenderer(shot.scene, shot.depth, tracking.camera, lens_deviation=tracking.report.focal_deviation), target)
+        small = replace(warp, colour=resampled(warp.colour, size), shown=all_shown(warp.shown, size))
+        make = lambda preview: replace(shot.scene, frames=self.model(small, self.settings, preview))  # noqa: E731
+        made = _enlarged(make, size, shot.scene.size, out)
+        return replace(made, frames=given_back(made.frames, warp))
+
+
+Worded = TypeVar("Worded", bound=Generator | Completer)
+
+
+def described(generator: Worded, clip: Clip, captioner: Path) -> Worded:
+    """With the words that an image-to-text model finds for a clip, where none were given.
+
+    Raises:
+        UserError: no such model there.
+    """
+    if generator.settings.prompt:
+        return generator
+    words = caption(clip, captioner, generator.model.device)
+    return replace(generator, settings=replace(generator.settings, prompt=words))
+
+
+def _enlarged(make: Callable[[Preview], Clip], made_at: Size, size: Size, out: Path) -> Clip:
+    """What a model makes, at ``size``.
+
+    Raises:
+        Interrupted: by Ctrl-C, after the step that was running; ``out`` has a preview.
+    """
+    if made_at != size:
+        notice(f"made at {made_at[0]}×{made_at[1]}, near what the model was trained on, and enlarged")
+    with noted(signal.SIGINT) as interrupted:
+        small = make(lambda step, latents: bool(interrupted))
+    made = replace(small, frames=resampled(small.frames, size))
+    if interrupted:
+        with written_whole(out) as folder:
+            write_video(folder / "preview.mp4", clip_images(made), made.fps)
+        raise Interrupted(out / "preview.mp4")
+    return made
 
 
 def as_trained(model: Track2ViewPipeline, *, prompt: str = "", seed: int = 0) -> DiffusionSettings:
@@ -100,6 +145,13 @@ def as_trained(model: Track2ViewPipeline, *, prompt: str = "", seed: int = 0) ->
     )
 
 
+def no_larger(size: Size, short_side: int) -> Size:
+    """A size of the same shape whose shorter side is no longer than ``short_side``."""
+    scale = min(1.0, short_side / min(size))
+    height, width = (round(side * scale) for side in size)
+    return height, width
+
+
 def rendered(renderer: WarpRenderer, target: CameraPath) -> Rendered:
     """A clip as the weight-free renderer shows it along ``target``."""
     views = [renderer.render(target, frame) for frame in range(len(target))]
@@ -112,3 +164,8 @@ def resampled(frames: UInt8[Tensor, "T 3 h w"], size: Size) -> UInt8[Tensor, "T 
         return frames
     each = (interpolate(frame[None].float(), size, mode="bicubic", antialias=True) for frame in frames)
     return torch.cat(list(each)).round().clamp(0, 255).to(torch.uint8)
+
+
+def all_shown(shown: Bool[Tensor, "T h w"], size: Size) -> Bool[Tensor, "T H W"]:
+    """Of pictures at a smaller size, the pixels of which all is shown."""
+    return interpolate(shown[:, None].float(), size, mode="area")[:, 0] == 1

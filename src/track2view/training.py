@@ -19,7 +19,8 @@ from torch import Tensor
 from track2view.encoded import encoded_folder
 from track2view.errors import UserError, check_positive
 from track2view.evaluate import Pair, score_clip, true_pair
-from track2view.model.checkpoint import MINI, AdapterRecord, add_lora, check_base, load_adapter, load_transformer, load_vae
+from track2view.model.bases import check_base, load_transformer, load_vae
+from track2view.model.checkpoint import MINI, AdapterRecord, add_lora, load_adapter
 from track2view.model.conditioners import Conditioner
 from track2view.model.conditioners.camera import CameraConditioner
 from track2view.model.conditioners.render import RenderConditioner

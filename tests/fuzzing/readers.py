@@ -110,13 +110,13 @@ def unpack_archive(path: Path) -> None:
 
 
 def read_transformer(path: Path) -> None:
-    from track2view.model.checkpoint import load_transformer
+    from track2view.model.bases import load_transformer
 
     load_transformer(path)
 
 
 def read_vae(path: Path) -> None:
-    from track2view.model.checkpoint import load_vae
+    from track2view.model.bases import load_vae
 
     load_vae(path)
 

@@ -11,7 +11,8 @@ import tyro
 from track2view.cli.streams import say
 
 if TYPE_CHECKING:
-    from track2view.generation import Generator
+    from track2view.generation import Completer, Generator
+    from track2view.model.settings import DiffusionSettings
     from track2view.pipeline import Shot
     from track2view.records import CameraPath, Clip
 
@@ -50,14 +51,19 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Diffusion:
-    """The diffusion renderer, and how it renders."""
+    """The renderers that generate, and how they do it."""
 
-    renderer: Literal["warp", "diffusion"] = "warp"
-    """warp needs no weights; diffusion has the mini, which shows the method at 64×112, or --base and --adapter."""
+    renderer: Literal["warp", "complete", "diffusion"] = "warp"
+    """warp needs no weights; complete keeps what it shows and has public weights (--base, a Wan2.1-VACE) paint what was never seen;
+    diffusion has the mini, which shows the method at 64×112, or --base and --adapter."""
     base: Path | None = None
-    """Folder of a text-to-video Wan model in diffusers' layout; the mini by default."""
+    """Folder of a Wan model in diffusers' layout: text-to-video for diffusion (the mini by default), VACE for complete."""
     adapter: Path | None = None
-    """Folder of a Track2View adapter; BASE/adapter by default."""
+    """Folder of a Track2View adapter, for diffusion; BASE/adapter by default."""
+    lora: Path | None = None
+    """File of LoRA weights, for complete: of those that need few --steps and no --guidance, mostly."""
+    lora_weight: float = 1.0
+    """How much of it is added."""
     prompt: str = ""
     """What the clip shows, in words."""
     captioner: Path | None = None
@@ -65,7 +71,7 @@ class Diffusion:
     negative_prompt: str | None = None
     """What to lead away from; has a default."""
     steps: int | None = None
-    """Denoising steps; by default what the adapter says, 50 for most, 4 for the mini."""
+    """Denoising steps; by default what the adapter says, 50 for most, 4 for the mini; 30 to complete."""
     guidance: float | None = None
     """Strength of guidance on the prompt; 1 is none, and twice as fast. By default what the adapter says, 5 for most."""
     guidance_interval: tuple[float, float] = (0.0, 1.0)
@@ -121,13 +127,14 @@ class Render:
     def run(self) -> None:
         """Prepare once, render every camera."""
         from track2view import pipeline
+        from track2view.generation import described
         from track2view.outlook import Outlook
         from track2view.preflight import check_device
         from track2view.stereo import write_stereo
 
         check_device(self.device)
         folders = self._folders()
-        generator = _loaded(self) if self.diffusion.renderer == "diffusion" else None
+        generator = _loaded(self)
         shot = _prepare(self.clip, self.part, self.source, generator)
         if self.overlay == "drop":
             shot = shot.without_overlay()
@@ -138,7 +145,7 @@ class Render:
                 say(f"{camera}: {outlook.coverage(target).in_words}; {outlook.forecast(target)}")
             return
         if generator is not None and self.diffusion.captioner is not None:
-            generator = generator.described(shot.scene, self.diffusion.captioner)
+            generator = described(generator, shot.scene, self.diffusion.captioner)
             say(f"prompt: {generator.settings.prompt}")
         settings: dict[str, object] = {key: str(value) for key, value in asdict(self).items() if value is not None}
         if generator is not None:
@@ -238,7 +245,7 @@ class Track:
         say(f"{write_tracks(shot, out)}  ({shot.tracking.tracks.xyz_world.shape[1]} tracks, {len(shot.clip)} frames)")
 
 
-def _prepare(clip: Path, part: Window, source: Source, generator: "Generator | None" = None) -> "Shot":
+def _prepare(clip: Path, part: Window, source: Source, generator: "Generator | Completer | None" = None) -> "Shot":
     from track2view import pipeline
     from track2view.cameras import read_camera
     from track2view.records import TrackSet
@@ -256,7 +263,7 @@ def _prepare(clip: Path, part: Window, source: Source, generator: "Generator | N
     return shot
 
 
-def _made(generator: "Generator", shot: "Shot", target: "CameraPath", out: Path) -> "Clip":
+def _made(generator: "Generator | Completer", shot: "Shot", target: "CameraPath", out: Path) -> "Clip":
     from track2view.generation import Interrupted
 
     try:
@@ -266,48 +273,82 @@ def _made(generator: "Generator", shot: "Shot", target: "CameraPath", out: Path)
         raise
 
 
-def _loaded(command: Render) -> "Generator":
+def _loaded(command: Render) -> "Generator | Completer | None":
     """Load the model before an hour of tracking, not after."""
+    from track2view.errors import UserError
+
+    options = command.diffusion
+    if options.renderer != "complete" and options.lora is not None:
+        raise UserError("--lora: is for --renderer complete; an adapter of --renderer diffusion has its own")
+    if options.renderer != "diffusion" and options.adapter is not None:
+        raise UserError("--adapter: is for --renderer diffusion")
+    if options.renderer == "warp":
+        return None
+
     import diffusers
-    import torch
     import transformers
+
+    for library in (diffusers, transformers):
+        library.utils.logging.disable_progress_bar()
+        library.utils.logging.set_verbosity_error()
+    return _completer(options, command.device) if options.renderer == "complete" else _generator(options, command.device)
+
+
+def _generator(options: Diffusion, device: str) -> "Generator":
+    import torch
 
     from track2view.cache import cache_folder
     from track2view.generation import Generator
     from track2view.model.checkpoint import MINI
     from track2view.model.diffusion import Track2ViewPipeline
-    from track2view.model.sampling import Guidance
-    from track2view.model.settings import DiffusionSettings
-    from track2view.model.text import NEGATIVE_PROMPT
 
-    for library in (diffusers, transformers):
-        library.utils.logging.disable_progress_bar()
-        library.utils.logging.set_verbosity_error()
-    options = command.diffusion
     base, adapter = options.base, options.adapter
     if base is None:
         base, adapter = MINI / "base", adapter or MINI / "adapter"
         say("track2view: the mini: trained on procedural worlds at 64×112, it shows the method and is no tool for films", sys.stderr)
-    model = Track2ViewPipeline.from_pretrained(
-        base,
-        adapter,
+    dtype = getattr(torch, options.dtype)
+    model = Track2ViewPipeline.from_pretrained(base, adapter, dtype=dtype, device=device, prompt_folder=cache_folder() / "prompts")
+    record = model.record
+    return Generator(model=model, settings=_settings(options, window=record.frames, steps=record.steps, guidance=record.guidance))
+
+
+def _completer(options: Diffusion, device: str) -> "Completer":
+    import torch
+
+    from track2view.cache import cache_folder
+    from track2view.complete import CompletionPipeline
+    from track2view.errors import UserError
+    from track2view.generation import Completer
+
+    if options.base is None:
+        raise UserError("--renderer complete: give --base, a local copy of Wan-AI/Wan2.1-VACE-1.3B-diffusers or of its larger sibling")
+    model = CompletionPipeline.from_pretrained(
+        options.base,
+        lora=options.lora,
+        lora_weight=options.lora_weight,
         dtype=getattr(torch, options.dtype),
-        device=command.device,
+        device=device,
         prompt_folder=cache_folder() / "prompts",
     )
-    window = model.record.frames if options.window is None else options.window
-    guidance = model.record.guidance if options.guidance is None else options.guidance
-    steps = model.record.steps if options.steps is None else options.steps
-    settings = DiffusionSettings(
+    return Completer(model=model, settings=_settings(options, window=81, steps=30, guidance=5.0))
+
+
+def _settings(options: Diffusion, *, window: int, steps: int, guidance: float) -> "DiffusionSettings":
+    """What the user asks for, and where that is nothing, what a model is meant to be sampled with."""
+    from track2view.model.sampling import Guidance
+    from track2view.model.settings import DiffusionSettings
+    from track2view.model.text import NEGATIVE_PROMPT
+
+    window = window if options.window is None else options.window
+    return DiffusionSettings(
         prompt=options.prompt,
         negative_prompt=NEGATIVE_PROMPT if options.negative_prompt is None else options.negative_prompt,
-        steps=steps,
+        steps=steps if options.steps is None else options.steps,
         solver=options.solver,
-        guidance=Guidance(scale=guidance, interval=options.guidance_interval),
+        guidance=Guidance(scale=guidance if options.guidance is None else options.guidance, interval=options.guidance_interval),
         batched=options.batched,
         seed=options.seed,
         window=window,
         overlap=min(17, window // 2 // 4 * 4 + 1),  # whole latents, with any base, where the window is
         memory=options.memory,
     )
-    return Generator(model=model, settings=settings)

@@ -8,7 +8,7 @@ from torch import Tensor
 from track2view.encoded import encode_captions, encoded_folder, fill_shards, missing_keys
 from track2view.encoding import EncodingRecord, latents_key
 from track2view.errors import UserError, notice
-from track2view.model.checkpoint import check_base, load_vae
+from track2view.model.bases import check_base, load_vae
 from track2view.model.latents import encode
 from track2view.model.text import load_tokenizer, text_length
 from track2view.records import Size

@@ -1,21 +1,16 @@
-"""What a model is on disk: a base in diffusers' Wan layout, and an adapter folder of ours (design section 5, Checkpoints).
+"""What an adapter is on disk (design section 5, Checkpoints).
 
-An adapter holds ``conditioner/`` (diffusers layout), ``lora/pytorch_lora_weights.safetensors`` (loads into plain diffusers),
+It holds ``conditioner/`` (diffusers layout), ``lora/pytorch_lora_weights.safetensors`` (loads into plain diffusers),
 ``view_embedding.safetensors`` (synchronised positions only) and ``track2view.json``. Safetensors only, never pickle.
 """
 
-import math
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from inspect import signature
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
-from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from diffusers.pipelines.wan.pipeline_wan import WanPipeline
 from peft import LoraConfig
@@ -24,13 +19,11 @@ from torch import Tensor, nn
 
 from track2view.errors import UserError
 from track2view.files import atomic_path, read_record, replaced_folder, standing_folder, write_record
+from track2view.model.bases import whole
 from track2view.model.conditioners import CONDITIONERS, Conditioner
 from track2view.model.dual_view import DualViewModel, DualViewModes
-from track2view.model.folders import OFFLINE, check_report, check_weights, loaded, outlined, read_config
-from track2view.model.latents import Strides
+from track2view.model.folders import loaded
 from track2view.records import Size
-
-Kind = TypeVar("Kind", bound=ModelMixin)
 
 FORMAT = "track2view.adapter/1"
 MINI = Path(__file__).parents[1] / "weights/mini"
@@ -143,27 +136,6 @@ class AdapterRecord:
         return read_record(path, AdapterRecord, FORMAT, what="an adapter", maker="track2view model new")
 
 
-def load_transformer(base: Path, dtype: torch.dtype = torch.float32) -> WanTransformer3DModel:
-    """The transformer of a base folder.
-
-    Raises:
-        UserError: what :func:`check_base` refuses, or weights that are not what the configuration announces.
-    """
-    check_base(base)
-    transformer = _whole(WanTransformer3DModel, base / "transformer", dtype)
-    return transformer.eval().requires_grad_(False)
-
-
-def load_vae(base: Path) -> AutoencoderKLWan:
-    """The VAE of a base folder, in float32: half precision costs it visible detail.
-
-    Raises:
-        UserError: what :func:`check_base` refuses, or weights that are not what the configuration announces.
-    """
-    check_base(base)
-    return _whole(AutoencoderKLWan, base / "vae", torch.float32).eval().requires_grad_(False)
-
-
 def add_lora(transformer: WanTransformer3DModel, rank: int, alpha: int) -> None:
     """Fresh LoRA layers (they change nothing) on the attention and feed-forward weights of every block.
 
@@ -233,7 +205,7 @@ def load_adapter(
     width = transformer.config["num_attention_heads"] * transformer.config["attention_head_dim"]
     if record.width != width:
         raise UserError(f"{folder}: was made for a base of width {record.width} ({record.base}), this base has {width}")
-    conditioner = _whole(CONDITIONERS[record.conditioner], folder / "conditioner", torch.float32)
+    conditioner = whole(CONDITIONERS[record.conditioner], folder / "conditioner", torch.float32)
     if record.lora_rank:
         add_lora(transformer, record.lora_rank, record.lora_alpha)
         _fill_lora(transformer, folder / "lora" / LORA_FILE)
@@ -251,22 +223,6 @@ def load_adapter(
             raise UserError(f"{path}: is {list(found.shape)}, this base needs {list(model.view_embedding.shape)}")
         model.view_embedding.data.copy_(found)
     return model.eval(), record
-
-
-def write_base(folder: Path, like: Path, transformer: WanTransformer3DModel, weights: Mapping[str, Tensor]) -> None:
-    """Write a base into an empty folder: a transformer with other weights, and all other parts as another base has them.
-
-    Args:
-        like: the other base.
-        transformer: whose configuration it is.
-        weights: all of them, by the transformer's own names.
-    """
-    shutil.copytree(like, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("transformer", "adapter", "prompts", ".*"))
-    with torch.device("meta"):
-        own = WanTransformer3DModel.from_config(transformer.config)
-    assert isinstance(own, WanTransformer3DModel)
-    own.load_state_dict(weights, assign=True)
-    own.save_pretrained(folder / "transformer", safe_serialization=True)
 
 
 def export_comfy(adapter: Path, out: Path) -> None:
@@ -354,57 +310,3 @@ def _fill_lora(transformer: WanTransformer3DModel, path: Path) -> None:
         if parameter.shape != found[name].shape:
             raise UserError(f"{path}: {name} is {list(found[name].shape)}, this base needs {list(parameter.shape)}")
         parameter.data.copy_(found[name])
-
-
-def check_base(base: Path) -> Strides:
-    """Hold a folder to be a text-to-video Wan model in diffusers' layout whose parts fit, by its configurations; and its strides.
-
-    Raises:
-        UserError: what is missing, of another kind, or does not fit what, by name.
-    """
-    if not base.is_dir():
-        raise UserError(f"{base}: no such base folder; give a local copy of Wan-AI/Wan2.1-T2V-1.3B-Diffusers, or `track2view model new`")
-    for part in ("transformer/config.json", "vae/config.json"):
-        if not (base / part).exists():
-            raise UserError(f"{base}: not a base in diffusers' Wan layout: it has no {part}")
-    config, vae = _config(WanTransformer3DModel, base / "transformer"), _config(AutoencoderKLWan, base / "vae")
-    name = config.get("_class_name")
-    if name != "WanTransformer3DModel":
-        raise UserError(f"{base}: not a Wan model: its transformer is {name}; text-to-video Wan 2.1 is needed")
-    if config.get("image_dim") is not None or config.get("in_channels") != config.get("out_channels"):
-        raise UserError(f"{base}: not a Wan text-to-video model (it takes images or masks beside latents)")
-    channels = vae["z_dim"]
-    if channels != config["in_channels"]:
-        raise UserError(
-            f"{base}: its parts do not fit: latents have {channels!r:.20} channels (vae/config.json: z_dim), the transformer takes "
-            f"{config['in_channels']!r:.20} (transformer/config.json: in_channels)"
-        )
-    for name in ("latents_mean", "latents_std"):
-        values = vae[name]
-        if (
-            not isinstance(values, list | tuple)
-            or len(values) != channels
-            or not all(isinstance(each, int | float) and math.isfinite(each) for each in values)
-        ):
-            raise UserError(f"{base / 'vae/config.json'}: {name}: expected {channels!r:.20} numbers, one for each channel of z_dim")
-    if not all(each > 0 for each in vae["latents_std"]):
-        raise UserError(f"{base / 'vae/config.json'}: latents_std: expected positive numbers")
-    try:
-        return Strides.of(vae, config)
-    except UserError as error:
-        raise UserError(f"{base}: {error}") from None
-
-
-def _config(kind: type[ModelMixin], folder: Path) -> dict[str, Any]:
-    """A model's configuration; what it does not say is as its class has it."""
-    own = {name: each.default for name, each in signature(kind.__init__).parameters.items() if each.default is not each.empty}
-    return own | read_config(folder)
-
-
-def _whole(kind: type[Kind], folder: Path, dtype: torch.dtype) -> Kind:
-    """A module with every one of its weights read from ``folder``."""
-    check_weights(folder, outlined(folder, kind.from_config))  # pyrefly: ignore
-    load = lambda: kind.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True, output_loading_info=True, **OFFLINE)  # noqa: E731
-    module, report = loaded(load, folder)
-    check_report(report, folder)
-    return module

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+from diffusers.configuration_utils import ConfigMixin
 
 from track2view.errors import UserError
 from track2view.model.conditioners import Conditioner
@@ -38,13 +38,14 @@ class Shape:
     lora_rank: int = 0
 
     @staticmethod
-    def of(transformer: WanTransformer3DModel, conditioner: Conditioner, lora_rank: int = 0) -> "Shape":
-        """Read off the configurations; ``lora_rank`` where LoRA layers run beside the weights they adapt.
+    def of(transformer: ConfigMixin, conditioner: Conditioner | None = None, lora_rank: int = 0) -> "Shape":
+        """Read off the configurations of a Wan transformer and, where there is one, of a conditioner; ``lora_rank`` where LoRA layers
+        run beside the weights they adapt.
 
         Raises:
             UserError: a configuration that no network has.
         """
-        base, own = transformer.config, conditioner.config
+        base, own = transformer.config, {} if conditioner is None else conditioner.config
         patch = base["patch_size"]
         counts = {name: base[name] for name in COUNTS_OF_BASE} | {name: own[name] for name in COUNTS_OF_CONDITIONER if name in own}
         for name, value in counts.items():
@@ -182,12 +183,44 @@ def memory_needed(
     seen = at_once * (tokens if cached else 2 * tokens)
     activations = seen * (24 * shape.width + (4 * shape.width + 2 * shape.feed_forward) * bytes_per_value)
     remembered = 2 * 2 * shape.blocks * tokens * shape.width * bytes_per_value if cached else 0
+    conditioner = conditioner_memory_needed(shape, grid.token_grid, tracks)
+    denoising = weights + remembered + max(activations, conditioner)
+    return peak(grid, mode, denoising=denoising, encoder=encoder_parameters * bytes_per_value, vae_width=vae_width)
+
+
+def completion_memory_needed(
+    shape: Shape,
+    hints: int,
+    grid: LatentGrid,
+    mode: MemoryMode,
+    *,
+    parameters: int,
+    encoder_parameters: int,
+    bytes_per_value: int,
+    vae_width: int = 96,
+    at_once: int = 1,
+) -> float:
+    """Bytes at the peak of a completed video, by estimate, as :func:`memory_needed`.
+
+    Args:
+        hints: layers that the guide speaks to; what it says to all is kept through a pass.
+        at_once: guidance branches that share a pass.
+    """
+    frames, rows, columns = grid.token_grid
+    tokens = frames * rows * columns
+    weights = parameters * bytes_per_value / (shape.blocks + hints if mode == "low" else 1)
+    activations = at_once * tokens * (24 * shape.width + ((6 + hints) * shape.width + 2 * shape.feed_forward) * bytes_per_value)
+    denoising = weights + activations
+    return peak(grid, mode, denoising=denoising, encoder=encoder_parameters * bytes_per_value, vae_width=vae_width)
+
+
+def peak(grid: LatentGrid, mode: MemoryMode, *, denoising: float, encoder: float, vae_width: int) -> float:
+    """Bytes where the text encoder, what denoises and the VAE, which encodes whole pictures and decodes tiles, take turns; in "fast"
+    mode the latter two are there together."""
     height, width = grid.padded_size
     pixels = height * width if mode == "fast" else min(TILE_PIXELS, height * width)
     picture = VAE_COPIES * grid.strides.frames * vae_width * 4
-    decoder = picture * pixels + 2 * 3 * 4 * grid.padded_frames * height * width
-    encoder = picture * height * width
-    conditioner = conditioner_memory_needed(shape, grid.token_grid, tracks)
-    denoising = weights + remembered + max(activations, conditioner)
-    own = denoising + max(encoder, decoder) if mode == "fast" else max(denoising, encoder, decoder)
-    return LIBRARIES_BYTES + max(encoder_parameters * bytes_per_value, own)
+    decoding = picture * pixels + 2 * 3 * 4 * grid.padded_frames * height * width
+    encoding = picture * height * width
+    own = denoising + max(encoding, decoding) if mode == "fast" else max(denoising, encoding, decoding)
+    return LIBRARIES_BYTES + max(encoder, own)

@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from track2view.errors import UserError, notice
-from track2view.model.checkpoint import AdapterRecord, load_adapter, load_transformer, load_vae, lora_as_base, save_adapter
+from track2view.model.bases import load_transformer, load_vae
+from track2view.model.checkpoint import AdapterRecord, load_adapter, lora_as_base, save_adapter
 from track2view.model.conditioners.protocol import Conditioning, Given, Known, RenderedView
 from track2view.model.cost import Shape, memory_needed
 from track2view.model.dual_view import DualViewModel, Memory, attention_backends

@@ -6,7 +6,8 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 
 from track2view.files import standing_folder
-from track2view.model.checkpoint import AdapterRecord, check_base
+from track2view.model.bases import check_base
+from track2view.model.checkpoint import AdapterRecord
 from track2view.model.conditioners import CONDITIONERS, Conditioner
 from track2view.model.cost import Flops, Shape, conditioner_flops, memory_needed, remember_flops, step_flops, video_flops
 from track2view.model.folders import outlined

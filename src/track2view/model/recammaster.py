@@ -23,7 +23,8 @@ from torch import Tensor
 
 from track2view.errors import UserError
 from track2view.files import atomic_folder
-from track2view.model.checkpoint import AdapterRecord, QueryPlan, check_base, save_adapter
+from track2view.model.bases import check_base
+from track2view.model.checkpoint import AdapterRecord, QueryPlan, save_adapter
 from track2view.model.conditioners.camera import CameraConditioner
 from track2view.model.dual_view import DualViewModes
 from track2view.model.folders import loaded, outlined
@@ -46,7 +47,7 @@ def convert_recammaster(checkpoint: Path, base: Path, out: Path) -> None:
         out: a new folder.
 
     Raises:
-        UserError: a folder that is there already, a base that :func:`track2view.model.checkpoint.check_base` refuses or that lacks
+        UserError: a folder that is there already, a base that :func:`track2view.model.bases.check_base` refuses or that lacks
             a part, or a checkpoint that is none, or not of this base: which weight is missing, unknown or misshapen.
     """
     check_base(base)

@@ -11,7 +11,8 @@ from jaxtyping import Float, Float32, UInt8
 from torch import Tensor, nn
 
 from track2view.files import replaced_folder
-from track2view.model.checkpoint import AdapterRecord, save_adapter, write_base
+from track2view.model.bases import write_base
+from track2view.model.checkpoint import AdapterRecord, save_adapter
 from track2view.model.diffusion import velocity_of
 from track2view.model.dual_view import DualViewModel
 from track2view.model.latents import as_bytes, decode

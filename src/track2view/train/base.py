@@ -11,7 +11,7 @@ from jaxtyping import Float32
 from torch import Tensor, nn
 
 from track2view.files import replaced_folder
-from track2view.model.checkpoint import write_base
+from track2view.model.bases import write_base
 from track2view.model.latents import as_bytes, decode
 from track2view.model.sampling import Guidance, denoise, euler, noise_like, shifted_sigmas
 from track2view.train.data import ClipExamples

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from track2view.encoded import missing_keys
 from track2view.errors import UserError
-from track2view.model.checkpoint import load_vae
+from track2view.model.bases import load_vae
 from track2view.model.conditioners.protocol import RenderedView
 from track2view.model.latents import LatentGrid, encode, lay_channels_last
 from track2view.progress import progress

@@ -25,7 +25,7 @@ from track2view.encoded import encode_captions, encoded_folder
 from track2view.encoding import EncodingRecord, caption_key
 from track2view.errors import UserError, check_positive
 from track2view.files import read_record, write_record
-from track2view.model.checkpoint import check_base, load_vae
+from track2view.model.bases import check_base, load_vae
 from track2view.model.conditioners.camera import CameraCondition
 from track2view.model.conditioners.protocol import RenderedView
 from track2view.model.conditioners.tracks import TrackCondition
