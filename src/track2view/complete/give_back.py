@@ -12,7 +12,7 @@ from track2view.warp.fill import paint
 
 CELL = 8
 """Side in pixels of what colours are compared over: details may lie a little beside their place."""
-RIDGE = 0.1
+RIDGE = 0.02
 """Squared colour (summed over cells) that a fit needs to see before it turns or stretches colours, not only shifts them."""
 FEATHER = 6.0
 """Pixels into a hole over which what is left of a difference at its rim fades, to 1/e."""
@@ -44,7 +44,7 @@ def _given_back(picture: Float32[Tensor, "3 H W"], warped: UInt8[Tensor, "3 H W"
     toned = fitted(picture, colour, seen)
     left = paint((colour - toned) * seen, seen, torch.ones_like(colour[0]))
     distance = torch.from_numpy(distance_transform_edt(~seen.numpy())).float()
-    return torch.where(seen, warped, _as_bytes(toned + left * torch.exp(-distance / FEATHER)))
+    return torch.where(seen, warped, _as_bytes(toned + left * torch.exp((1 - distance) / FEATHER)))
 
 
 def _as_bytes(picture: Float32[Tensor, "3 H W"]) -> UInt8[Tensor, "3 H W"]:

@@ -16,7 +16,7 @@ from track2view.model.bases import check_base, load_vae, whole
 from track2view.model.cost import Shape, completion_memory_needed
 from track2view.model.diffusion import Rendered
 from track2view.model.dual_view import attention_backends
-from track2view.model.folders import loaded
+from track2view.model.folders import loaded, read_config
 from track2view.model.latents import LatentGrid, decode
 from track2view.model.room import MemoryMode, OnDevice, check_room, keep_blocks, offload_blocks, told_how_to_fit
 from track2view.model.sampling import SOLVERS, denoise, noise_like, shifted_sigmas
@@ -78,14 +78,14 @@ class CompletionPipeline:
         """
         base = Path(base)
         strides = check_base(base, WanVACETransformer3DModel)
-        transformer = whole(WanVACETransformer3DModel, base / "transformer", dtype).eval().requires_grad_(False)
         vae = load_vae(base, WanVACETransformer3DModel)
-        takes, expected = transformer.config["vace_in_channels"], 2 * vae.config["z_dim"] + strides.pixels**2
+        takes, expected = read_config(base / "transformer").get("vace_in_channels"), 2 * vae.config["z_dim"] + strides.pixels**2
         if takes != expected:
             raise UserError(
                 f"{base}: its parts do not fit: the guide takes {takes!r:.20} channels (transformer/config.json: vace_in_channels), "
                 f"latents and masks of this VAE have {expected}"
             )
+        transformer = whole(WanVACETransformer3DModel, base / "transformer", dtype).eval().requires_grad_(False)
         parts = WanVACEPipeline(tokenizer=None, text_encoder=None, vae=vae, scheduler=None, transformer=transformer)  # pyrefly: ignore
         if lora is not None:
             _add_lora(parts, Path(lora), lora_weight)
