@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from test_cli_model import Done, within  # noqa: F401
+from test_docs import blocks
 from torch import Tensor
 from vace_support import Knowing, new_vace
 
@@ -323,10 +325,12 @@ def test_a_bad_lora_is_one_line(case: str, folder: Path, tmp_path: Path) -> None
     assert "\n" not in str(refused.value)
 
 
-def test_a_clip_is_completed_from_the_command_line(folder: Path, short_file: Path, within, tmp_path: Path) -> None:  # noqa: F811
-    done: Done = within(
-        ["render", short_file, "--camera", "pan-left:12", "--renderer", "complete", "--base", folder, "--steps", "2", "--out", "run"]
-    )
+def test_a_clip_is_completed_as_the_docs_say(folder: Path, short_file: Path, within, tmp_path: Path) -> None:  # noqa: F811
+    (line,) = blocks("docs/completion.md", "sh")
+    (tmp_path / "clip.mp4").symlink_to(short_file)
+    (tmp_path / "Wan2.1-VACE-1.3B-diffusers").symlink_to(folder)
+    words = [each.replace("orbit-right", "pan-left:12") for each in shlex.split(line)[1:]]
+    done: Done = within([*words, "--steps", "2", "--out", "run"])
     assert done.returncode == 0, done.stderr
     assert within(["render", short_file, "--camera", "pan-left:12", "--out", "warp"]).returncode == 0
     made, warped, mask = (read_clip(tmp_path / name).frames.float() for name in ("run/output.mp4", "warp/output.mp4", "run/guide_mask.mp4"))
