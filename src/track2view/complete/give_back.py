@@ -8,12 +8,13 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from track2view.model.diffusion import Rendered
-from track2view.warp.fill import paint
 
 CELL = 8
 """Side in pixels of what colours are compared over: details may lie a little beside their place."""
 RIDGE = 0.02
 """Squared colour (summed over cells) that a fit needs to see before it turns or stretches colours, not only shifts them."""
+AROUND = 5
+"""Side of the square of seen pixels, about the nearest one, by which a hole's pixel goes on."""
 FEATHER = 6.0
 """Pixels into a hole over which what is left of a difference at its rim fades, to 1/e."""
 
@@ -42,9 +43,11 @@ def _given_back(picture: Float32[Tensor, "3 H W"], warped: UInt8[Tensor, "3 H W"
         return _as_bytes(picture)
     colour = warped.float() / 255
     toned = fitted(picture, colour, seen)
-    left = paint((colour - toned) * seen, seen, torch.ones_like(colour[0]))
-    distance = torch.from_numpy(distance_transform_edt(~seen.numpy())).float()
-    return torch.where(seen, warped, _as_bytes(toned + left * torch.exp((1 - distance) / FEATHER)))
+    share = avg_pool2d(seen[None].float(), AROUND, 1, AROUND // 2)
+    left = avg_pool2d((colour - toned) * seen, AROUND, 1, AROUND // 2) / share.clamp(min=1e-6)
+    distance, (row, column) = distance_transform_edt(~seen.numpy(), return_indices=True)
+    fading = torch.exp((1 - torch.from_numpy(distance).float()) / FEATHER)
+    return torch.where(seen, warped, _as_bytes(toned + left[:, row, column] * fading))
 
 
 def _as_bytes(picture: Float32[Tensor, "3 H W"]) -> UInt8[Tensor, "3 H W"]:

@@ -280,7 +280,8 @@ def _spread(
         sure = weight[layer] * np.where(near > far * EDGE_RATIO, EDGE_TRUST, 1.0).astype(np.float32)
         ratio = np.divide(total[layer], weight[layer], out=np.zeros_like(total[layer]), where=weight[layer] > 0)
         layers.append(_normalised(guide, ratio * sure, sure, 2 * SMOOTHING))
-    return np.where(moving & told, layers[1], layers[0]).astype(np.float32), moving
+    lively = cv2.medianBlur(moving.astype(np.uint8), 7) > 0
+    return cv2.medianBlur(np.where(lively & told, layers[1], layers[0]).astype(np.float32), 5), lively
 
 
 def _deviation(

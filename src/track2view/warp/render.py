@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Int64, UInt8
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, grid_sample, max_pool2d
+from torch.nn.functional import avg_pool2d, conv2d, grid_sample, max_pool2d
 
 from track2view.errors import UserError
 from track2view.geometry import invert, pixel_centres
@@ -25,6 +25,8 @@ MOVING_MARGIN = 9
 LEAST_HOLE = 0.01
 MIN_COVERAGE = 0.05
 SPECKLE = 1.08
+CUT_ANEW = 1.0
+"""Pixels of the source by which neighbours were apart, from which on the outline between them is not one that the source shows."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,7 +84,7 @@ class WarpRenderer:
         """
         picture, surface, seen, seen_now = self._gathered(target, frame)
         made_up = None if imagined is None else imagined.seen_by(target, frame)
-        painted = complete(picture[:3], seen, surface, made_up)
+        painted = complete(self._softened(picture[:3], seen, surface, target, frame), seen, surface, made_up)
         return RenderedFrame(
             colour=(painted * 255).round().clamp(0, 255).to(torch.uint8).cpu(),
             seen=seen.cpu(),
@@ -152,6 +154,26 @@ class WarpRenderer:
         pixels, landed = _carry(centres, disparity.reshape(-1), matrix, shift)
         surface, coverage = splat_disparity(pixels, landed, target.size)
         return _close_cracks(surface, coverage)
+
+    def _softened(
+        self, colour: Float32[Tensor, "3 H W"], seen: Bool[Tensor, "H W"], surface: Float32[Tensor, "H W"], target: CameraPath, frame: int
+    ) -> Float32[Tensor, "3 H W"]:
+        """Outlines as soft as a lens draws them, where what is beside each other here is apart in the source: there they are cut anew."""
+        _, shift = _relate(
+            target.world_from_camera[frame],
+            target.intrinsics[frame],
+            self.camera.world_from_camera[frame],
+            self.camera.intrinsics[frame],
+            self.device,
+        )
+        near = _largest_around(torch.where(seen, surface, -math.inf))
+        far = -_largest_around(torch.where(seen, -surface, -math.inf))
+        centres = pixel_centres(*target.size).to(self.device)
+        apart = (near - far) * (shift[:2] - centres * shift[2]).norm(dim=-1)
+        share = _blurred(seen[None].float())
+        soft = _blurred(colour * seen) / share.clamp(min=1e-6)
+        outline = seen & (near > far * (1 + AGREEMENT)) & (apart > CUT_ANEW)
+        return torch.where(outline, soft, colour)
 
     def _look_back(
         self,
@@ -316,6 +338,16 @@ def _agreeing_neighbour(
     nearest = (around - expected).abs().argmin(0, keepdim=True)
     row, column, found = (each.gather(0, nearest)[0] for each in (rows, columns, around))
     return row, column, _agree(found, expected)
+
+
+def _largest_around(image: Float32[Tensor, "H W"]) -> Float32[Tensor, "H W"]:
+    return max_pool2d(image[None, None], 3, 1, 1)[0, 0]
+
+
+def _blurred(image: Float32[Tensor, "c H W"]) -> Float32[Tensor, "c H W"]:
+    """By half a pixel: a quarter, a half and a quarter along each side."""
+    kernel = torch.tensor([0.25, 0.5, 0.25], device=image.device)
+    return conv2d(image[:, None], torch.outer(kernel, kernel)[None, None], padding=1)[:, 0]
 
 
 def _close_cracks(surface: Float32[Tensor, "H W"], coverage: Float32[Tensor, "H W"]) -> Float32[Tensor, "H W"]:

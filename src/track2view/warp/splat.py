@@ -1,5 +1,7 @@
 """Forward splatting with a z-buffer: where surfaces seen by one camera land in another. Torch, any device."""
 
+import math
+
 import torch
 from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
@@ -8,6 +10,8 @@ from track2view.geometry import invert
 from track2view.records import Size
 
 SAME_SURFACE = 0.02
+COVERING = 0.05
+"""Share of a cell that a surface covers at least to hide what is behind it; whole ones cover 0.55 and more."""
 
 
 def look(
@@ -24,22 +28,31 @@ def look(
 def splat_disparity(
     pixels: Float32[Tensor, "n 2"], disparity: Float32[Tensor, "n"], size: Size
 ) -> tuple[Float32[Tensor, "H W"], Float32[Tensor, "H W"]]:
-    """Disparity and coverage of points that land at ``pixels``; the nearest surface wins in every cell.
+    """Disparity and coverage of points that land at ``pixels``; in every cell the nearest surface wins that covers enough of it.
 
     Every point reaches its four nearest pixel centres with bilinear weights; points within 2 % of the nearest one are
-    averaged (disparity is linear across an image of a plane). Coverage is the summed weight, 0 where nothing landed.
+    averaged (disparity is linear across an image of a plane). Coverage is their summed weight, 0 where nothing landed. Where it is less
+    than ``COVERING`` and something lies behind, that is the surface: a thing whose rim just touches a cell would grow by a pixel.
     """
     corners = _corners(pixels, disparity, size)
-    cells = _cells(size)
-    nearest = torch.zeros(cells, device=pixels.device)
+    front, coverage = _surface(corners, disparity, torch.full((_cells(size),), math.inf, device=pixels.device))
+    behind, covered = _surface(corners, disparity, front * (1 - SAME_SURFACE))
+    touched = (coverage < COVERING) & (covered > coverage)
+    return _image(torch.where(touched, behind, front), size), _image(torch.where(touched, covered, coverage), size)
+
+
+def _surface(
+    corners: list[tuple[Int64[Tensor, "n"], Float32[Tensor, "n"]]], disparity: Float32[Tensor, "n"], before: Float32[Tensor, "cells"]
+) -> tuple[Float32[Tensor, "cells"], Float32[Tensor, "cells"]]:
+    """Disparity and coverage of the nearest surface of those farther than ``before``."""
+    nearest, coverage, total = torch.zeros_like(before), torch.zeros_like(before), torch.zeros_like(before)
     for index, _ in corners:
-        nearest.scatter_reduce_(0, index, disparity, reduce="amax")
-    coverage, total = torch.zeros_like(nearest), torch.zeros_like(nearest)
+        nearest.scatter_reduce_(0, index, torch.where(disparity < before[index], disparity, 0), reduce="amax")
     for index, weight in corners:
-        front = weight * (disparity >= nearest[index] * (1 - SAME_SURFACE))
-        coverage.index_add_(0, index, front)
-        total.index_add_(0, index, front * disparity)
-    return _image(total / coverage.clamp(min=1e-9), size), _image(coverage, size)
+        mine = weight * ((disparity >= nearest[index] * (1 - SAME_SURFACE)) & (disparity < before[index]))
+        coverage.index_add_(0, index, mine)
+        total.index_add_(0, index, mine * disparity)
+    return total / coverage.clamp(min=1e-9), coverage
 
 
 def splat_reference(
@@ -52,10 +65,18 @@ def splat_reference(
         for column in range(width):
             reach = (1 - (pixels[:, 0] - (column + 0.5)).abs()).clamp(min=0) * (1 - (pixels[:, 1] - (row + 0.5)).abs()).clamp(min=0)
             here = (reach > 1e-6) & (disparity > 0)
-            if here.any():
+            found = (0.0, 0.0)
+            for _ in range(2):
+                if not here.any():
+                    break
                 front = here & (disparity >= disparity[here].max() * (1 - SAME_SURFACE))
-                coverage[row, column] = reach[front].sum()
-                out[row, column] = (reach[front] * disparity[front]).sum() / reach[front].sum()
+                covered = float(reach[front].sum())
+                if covered > found[1]:
+                    found = float((reach[front] * disparity[front]).sum()) / covered, covered
+                if covered >= COVERING:
+                    break
+                here &= disparity < found[0] * (1 - SAME_SURFACE)
+            out[row, column], coverage[row, column] = found
     return out, coverage
 
 
