@@ -272,41 +272,26 @@ def _loaded(command: Render) -> "Generator":
     import torch
     import transformers
 
-    from track2view.cache import cache_folder
-    from track2view.generation import Generator
-    from track2view.model.checkpoint import MINI
-    from track2view.model.diffusion import DiffusionSettings, Track2ViewPipeline
-    from track2view.model.sampling import Guidance
-    from track2view.model.text import NEGATIVE_PROMPT
+    from track2view.generation import Generator, load_model, settings_for
 
     for library in (diffusers, transformers):
         library.utils.logging.disable_progress_bar()
         library.utils.logging.set_verbosity_error()
     options = command.diffusion
-    base, adapter = options.base, options.adapter
-    if base is None:
-        base, adapter = MINI / "base", adapter or MINI / "adapter"
+    if options.base is None:
         say("track2view: the mini: trained on procedural worlds at 64×112, it shows the method and is no tool for films", sys.stderr)
-    model = Track2ViewPipeline.from_pretrained(
-        base,
-        adapter,
-        dtype=getattr(torch, options.dtype),
-        device=command.device,
-        prompt_folder=cache_folder() / "prompts",
-    )
-    window = model.record.frames if options.window is None else options.window
-    guidance = model.record.guidance if options.guidance is None else options.guidance
-    steps = model.record.steps if options.steps is None else options.steps
-    settings = DiffusionSettings(
+    model = load_model(options.base, options.adapter, dtype=getattr(torch, options.dtype), device=command.device)
+    settings = settings_for(
+        model,
         prompt=options.prompt,
-        negative_prompt=NEGATIVE_PROMPT if options.negative_prompt is None else options.negative_prompt,
-        steps=steps,
+        negative_prompt=options.negative_prompt,
+        steps=options.steps,
         solver=options.solver,
-        guidance=Guidance(scale=guidance, interval=options.guidance_interval),
+        guidance=options.guidance,
+        guidance_interval=options.guidance_interval,
         batched=options.batched,
         seed=options.seed,
-        window=window,
-        overlap=min(17, window // 2 // 4 * 4 + 1),  # whole latents, with any base, where the window is
+        window=options.window,
         memory=options.memory,
     )
     return Generator(model=model, settings=settings)
