@@ -10,8 +10,9 @@ import json
 import os
 import sys
 import threading
+import tomllib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -24,6 +25,7 @@ import torch
 from shot_support import exact_shot
 
 import track2view as t2v
+from track2view.burnt_in import BurntIn
 from track2view.generation import Generator, load_model, settings_for
 from track2view.guide import nearest_depth
 from track2view.model.checkpoint import MINI
@@ -130,11 +132,18 @@ def is_widget(spec: tuple) -> bool:
     return isinstance(spec[0], list) or spec[0] in WIDGETS
 
 
+def options(spec: tuple) -> dict[str, Any]:
+    return spec[1] if len(spec) > 1 else {}
+
+
+def at_first(spec: tuple) -> object:
+    """What a widget shows in a new node."""
+    return options(spec).get("default", spec[0][0] if isinstance(spec[0], list) and spec[0] else None)
+
+
 def run(node: type, **inputs: object) -> tuple:
     """As ComfyUI does: a new object, all inputs by name, in a thread that is not the main one, without gradients."""
-    given = {name: spec[1]["default"] for name, spec in specs(node).items() if is_widget(spec) and "default" in (spec[1:] or [{}])[0]}
-    given |= {name: spec[0][0] for name, spec in specs(node).items() if isinstance(spec[0], list) and name not in given and spec[0]}
-    given |= {name: value for name, value in inputs.items()}
+    given = {name: at_first(spec) for name, spec in specs(node).items() if is_widget(spec)} | inputs
     result: list[Any] = []
 
     def work() -> None:
@@ -170,7 +179,7 @@ def graph_of(path: Path, nodes: dict[str, type]) -> dict[str, dict[str, Any]]:
             for name, spec in specs(own).items():
                 if is_widget(spec):
                     inputs[name] = values.pop(0)
-                    if spec[1:] and spec[1].get("control_after_generate"):
+                    if options(spec).get("control_after_generate"):
                         assert values.pop(0) in ("fixed", "randomize", "increment", "decrement")
             assert not values, f"{each['type']}: more values than widgets"
         for slot, socket in enumerate(each["inputs"]):
@@ -227,10 +236,9 @@ def test_every_node_keeps_comfyuis_contract(pack: ModuleType) -> None:
         for each, spec in specs(node).items():
             assert isinstance(spec, tuple), each
             assert isinstance(spec[0], list) or spec[0] in CORE | OWN, each
-            if isinstance(spec[0], list) and "default" in (spec[1:] or ({},))[0]:
-                assert spec[1]["default"] in spec[0], each
+            assert not isinstance(spec[0], list) or not spec[0] or at_first(spec) in spec[0], each
             if spec[0] in ("INT", "FLOAT"):
-                assert spec[1]["min"] <= spec[1]["default"] <= spec[1]["max"], each
+                assert options(spec)["min"] <= at_first(spec) <= options(spec)["max"], each
         json.dumps({key: value for key, value in inputs.items() if key != "hidden"}, allow_nan=False)
         assert set(node.RETURN_TYPES) <= CORE | OWN
         assert len(node.RETURN_TYPES) == len(node.RETURN_NAMES) == len(set(node.RETURN_NAMES))
@@ -251,6 +259,14 @@ def test_every_node_keeps_comfyuis_contract(pack: ModuleType) -> None:
             )
             assert set(named) <= set(specs(node))
     assert [name for name, node in nodes.items() if getattr(node, "OUTPUT_NODE", False)] == ["Track2ViewWriteRunFolder"]
+
+
+def test_comfyuis_registry_is_told_the_version_of_the_program() -> None:
+    own, whole = (tomllib.loads((folder / "pyproject.toml").read_text())["project"] for folder in (FOLDER, FOLDER.parents[1]))
+    assert {key: own[key] for key in ("name", "version", "requires-python")} == {
+        key: whole[key] for key in ("name", "version", "requires-python")
+    }
+    assert own["dependencies"] == [whole["name"]]
 
 
 def test_the_example_re_films_a_clip_and_writes_its_run(pack: ModuleType, comfy: Comfy, clip_file: Path) -> None:
@@ -321,10 +337,6 @@ def test_pictures_are_as_comfyui_has_them(pack: ModuleType, shot: t2v.Shot, targ
 def test_captions_are_laid_back_over_what_is_shown_and_left_out_of_the_guide(
     pack: ModuleType, shot: t2v.Shot, target: t2v.CameraPath
 ) -> None:
-    from dataclasses import replace
-
-    from track2view.burnt_in import BurntIn
-
     mask = np.zeros(SIZE, bool)
     mask[:8] = True
     marked = replace(shot, burnt_in=BurntIn(mask=mask, top=0, bottom=0, left=0, right=0))
@@ -431,9 +443,7 @@ def test_the_user_cancels_at_the_next_item_and_nothing_half_written_stays(
     assert not list((comfy.root / "output/mine").iterdir())
 
 
-def test_the_diffusion_example_generates_what_the_command_does(
-    pack: ModuleType, comfy: Comfy, clip_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_diffusion_example_generates_what_the_command_does(pack: ModuleType, comfy: Comfy, clip_file: Path) -> None:
     (comfy.root / "input/clip.mp4").write_bytes(clip_file.read_bytes())
     nodes = pack.NODE_CLASS_MAPPINGS
     graph = graph_of(FOLDER / "example_workflows/refilm_by_diffusion.json", nodes)
