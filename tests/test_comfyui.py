@@ -359,6 +359,24 @@ def test_other_nodes_pictures_are_the_clip_that_they_were_made_of(pack: ModuleTy
     assert clip.frames[0, 0, 0].tolist() == [0, 0, 64, 255, 255], "out of range is cut off, not wound round"
 
 
+def test_a_real_clip_goes_one_way_by_its_file_and_by_its_pictures(pack: ModuleType, shared: Path) -> None:
+    nodes = pack.NODE_CLASS_MAPPINGS
+    by_file, fps = run(nodes["Track2ViewLoadClipFromPath"], path=str(shared / "bear.mp4"), short_side=64, start=0.5, frames=FRAMES)
+    images = by_file.frames.permute(0, 2, 3, 1).float() / 255
+    (by_pictures,) = run(nodes["Track2ViewClipFromImages"], images=images, fps=fps)
+    found = []
+    for clip in (by_file, by_pictures):
+        shot, _ = run(nodes["Track2ViewTrack"], clip=clip)
+        (camera,) = run(nodes["Track2ViewCameraMove"], shot=shot, move="orbit-left")
+        found.append(run(nodes["Track2ViewRefilm"], shot=shot, camera=camera))
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+    images, _, never_seen, _ = found[0]
+    assert images.shape == (FRAMES, *by_file.size, 3)
+    assert float(images.std()) > 0.05
+    assert 0 < float(never_seen.mean()) < 0.5
+
+
 def test_what_another_renderer_made_is_the_output_of_a_run(pack: ModuleType, comfy: Comfy, shot: t2v.Shot, target: t2v.CameraPath) -> None:
     node = pack.NODE_CLASS_MAPPINGS["Track2ViewWriteRunFolder"]
     made = torch.zeros(FRAMES, *SIZE, 3)

@@ -15,10 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import folder_paths
-import numpy as np
 import torch
 from comfy.utils import ProgressBar
-from torch import Tensor
 
 import track2view as t2v
 from track2view.cameras import MOVES, is_keyframes, names_file
@@ -30,7 +28,7 @@ from track2view.progress import heard_by
 from track2view.trackers import SfmTracker
 from track2view.video import clip_images
 
-from .pictures import clip_of, images_of
+from .pictures import Images, Mask, clip_of, grey_images_of, images_of, mask_of
 
 if TYPE_CHECKING:
     from track2view.generation import Generator
@@ -117,10 +115,10 @@ class ClipFromImages:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        fps = ("FLOAT", {"default": 24.0, "min": 0.01, "max": 1000.0, "step": 0.01, "tooltip": "Frames per second."})
+        fps = ("FLOAT", {"default": 24.0, "min": 0.01, "max": 1000.0, "step": 0.001, "tooltip": "Frames per second."})
         return {"required": {"images": ("IMAGE",), "fps": fps}}
 
-    def take(self, images: Tensor, fps: float) -> tuple[t2v.Clip]:
+    def take(self, images: Images, fps: float) -> tuple[t2v.Clip]:
         return (clip_of(images, fps),)
 
 
@@ -237,22 +235,19 @@ class Refilm:
     def INPUT_TYPES(cls) -> Inputs:
         return {"required": {"shot": (SHOT,), "camera": (CAMERA,), "device": DEVICE}}
 
-    def refilm(self, shot: t2v.Shot, camera: t2v.CameraPath, device: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def refilm(self, shot: t2v.Shot, camera: t2v.CameraPath, device: str) -> tuple[Images, Images, Mask, Images]:
         check_device(device)
         nearest = nearest_depth(shot.tracking.tracks, camera)
-        images: list[np.ndarray] = []
-        guide: list[np.ndarray] = []
-        seen: list[np.ndarray] = []
-        depth: list[np.ndarray] = []
         with _progress_shown():
-            for frame, view in enumerate(t2v.refilm(shot, camera, device)):
-                warped = view.colour.permute(1, 2, 0).numpy()
-                seen.append(view.seen.numpy())
-                images.append(shot.finished(warped, frame))
-                guide.append(with_holes(warped, seen[-1], GREY))
-                depth.append(nearness(view.disparity, seen[-1], nearest))
-        never_seen = 1 - torch.from_numpy(np.stack(seen)).float()
-        return images_of(images), images_of(guide), never_seen, torch.from_numpy(np.stack(depth))[..., None].repeat(1, 1, 1, 3)
+            views = list(t2v.refilm(shot, camera, device))
+        warped = [view.colour.permute(1, 2, 0).numpy() for view in views]
+        seen = [view.seen.numpy() for view in views]
+        return (
+            images_of(shot.finished(image, frame) for frame, image in enumerate(warped)),
+            images_of(with_holes(image, shown, GREY) for image, shown in zip(warped, seen, strict=True)),
+            mask_of(~shown for shown in seen),
+            grey_images_of(nearness(view.disparity, shown, nearest) for view, shown in zip(views, seen, strict=True)),
+        )
 
 
 class WriteRunFolder:
@@ -283,7 +278,7 @@ class WriteRunFolder:
         folder: str,
         guide: str,
         device: str,
-        made: Tensor | None = None,
+        made: Images | None = None,
         prompt: Graph | None = None,
     ) -> dict[str, Any]:
         check_device(device)
@@ -375,7 +370,7 @@ class RefilmByDiffusion:
         guidance: float,
         solver: Literal["unipc", "euler"],
         seed: int,
-    ) -> tuple[Tensor]:
+    ) -> tuple[Images]:
         from track2view.generation import settings_for
 
         settings = settings_for(
