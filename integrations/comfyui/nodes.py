@@ -38,8 +38,6 @@ CLIP, SHOT, CAMERA, MODEL = "TRACK2VIEW_CLIP", "TRACK2VIEW_SHOT", "TRACK2VIEW_CA
 """Sockets: a Clip, a Shot, a CameraPath, a Generator."""
 Inputs = dict[str, dict[str, Any]]
 Graph = dict[str, dict[str, Any]]
-ALWAYS = float("nan")
-"""A fingerprint that equals none, not even itself: the node runs every time."""
 
 WINDOW: dict[str, Any] = {
     "short_side": ("INT", {"default": 480, "min": 0, "max": 8192, "tooltip": "Pixels of the shorter side; 0 keeps the clip's."}),
@@ -73,7 +71,7 @@ class LoadClip:
 
     @classmethod
     def IS_CHANGED(cls, video: str | None, **window: float) -> str | float:
-        return ALWAYS if video is None else _clip_fingerprint(Path(folder_paths.get_annotated_filepath(video)))
+        return _never_the_same() if video is None else _clip_fingerprint(Path(folder_paths.get_annotated_filepath(video)))
 
     def load(self, video: str, short_side: int, start: float, end: float, frames: int) -> tuple[t2v.Clip, float]:
         return _read(Path(folder_paths.get_annotated_filepath(video)), short_side, start, end, frames)
@@ -98,7 +96,7 @@ class LoadClipFromPath:
 
     @classmethod
     def IS_CHANGED(cls, path: str | None, **window: float) -> str | float:
-        return ALWAYS if path is None else _clip_fingerprint(Path(path))
+        return _never_the_same() if path is None else _clip_fingerprint(Path(path))
 
     def load(self, path: str, short_side: int, start: float, end: float, frames: int) -> tuple[t2v.Clip, float]:
         return _read(Path(path), short_side, start, end, frames)
@@ -194,14 +192,15 @@ class Camera:
     @classmethod
     def IS_CHANGED(cls, camera: str | None, **options: object) -> str | float:
         if camera is None:
-            return ALWAYS
+            return _never_the_same()
         if not names_file(camera):
             return camera
         path = Path(camera.partition("#")[0])
         if path.exists() and is_keyframes(path):
             return _fingerprint([path])
         read = t2v.read_camera(camera)  # its numbers, since a file may have others beside it
-        return hashlib.sha256(read.world_from_camera.numpy().tobytes() + read.intrinsics.numpy().tobytes()).hexdigest()
+        numbers = read.world_from_camera.numpy().tobytes() + read.intrinsics.numpy().tobytes()
+        return hashlib.sha256(numbers + repr((read.size, read.unit, read.fps)).encode()).hexdigest()
 
     def find(
         self,
@@ -319,7 +318,7 @@ class LoadModel:
     @classmethod
     def IS_CHANGED(cls, base: str | None, adapter: str | None, **options: object) -> str | float:
         if base is None or adapter is None:
-            return ALWAYS
+            return _never_the_same()
         return _fingerprint([file for folder in (base, adapter) if folder for file in sorted(Path(folder).rglob("*"))])
 
     def load(self, base: str, adapter: str, dtype: str, device: str, memory: "MemoryMode") -> "tuple[Generator]":
@@ -400,6 +399,12 @@ def _found(path: str) -> bool | str:
 
 def _clip_fingerprint(path: Path) -> str:
     return _fingerprint([path] if path.is_file() else sorted(path.iterdir()))
+
+
+def _never_the_same() -> float:
+    """For what comes by a link and is not known yet: a number that equals none, so that the node runs. A new one each time, since Python
+    takes one and the same object for equal within the tuples that ComfyUI compares."""
+    return float("nan")
 
 
 def _fingerprint(files: Iterable[Path]) -> str:
