@@ -120,6 +120,6 @@ def test_the_keyframe_file_of_the_docs_is_read(tmp_path: Path) -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for file in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+    for file in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "integrations").rglob("*.md")):
         for link in re.findall(r"\]\(([^)#]+)\)", file.read_text()):
             assert link.startswith("http") or (file.parent / link).exists(), f"{file.name}: {link}"

@@ -4,20 +4,23 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import torch
 from jaxtyping import Bool, UInt8
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from track2view.cache import cache_folder
 from track2view.complete import CompletionPipeline, given_back
 from track2view.errors import notice
 from track2view.folders import written_whole
+from track2view.model.checkpoint import MINI
 from track2view.model.diffusion import Rendered, Track2ViewPipeline
+from track2view.model.room import MemoryMode
 from track2view.model.sampling import Guidance
 from track2view.model.settings import DiffusionSettings, Preview
-from track2view.model.text import caption
+from track2view.model.text import NEGATIVE_PROMPT, caption
 from track2view.pipeline import Shot, default_queries
 from track2view.records import CameraPath, Clip, Queries, Size
 from track2view.signals import Stopped, noted
@@ -129,6 +132,66 @@ def _enlarged(make: Callable[[Preview], Clip], made_at: Size, size: Size, out: P
             write_video(folder / "preview.mp4", clip_images(made), made.fps)
         raise Interrupted(out / "preview.mp4")
     return made
+
+
+def load_model(
+    base: Path | str | None = None, adapter: Path | str | None = None, *, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> Track2ViewPipeline:
+    """A base and its adapter from local folders; encoded prompts are kept in the user's cache.
+
+    Args:
+        base: in diffusers' Wan layout; the mini that comes with the package by default.
+        adapter: ``base/adapter`` by default.
+
+    Raises:
+        UserError: what is missing, or does not fit together.
+    """
+    if base is None:
+        base, adapter = MINI / "base", adapter or MINI / "adapter"
+    return Track2ViewPipeline.from_pretrained(base, adapter, dtype=dtype, device=device, prompt_folder=cache_folder() / "prompts")
+
+
+class Advised(Protocol):
+    """How a model is meant to be sampled: frames at once, steps, strength of guidance. What an adapter's record says, for one."""
+
+    @property
+    def frames(self) -> int: ...
+
+    @property
+    def steps(self) -> int: ...
+
+    @property
+    def guidance(self) -> float: ...
+
+
+def settings_for(
+    model: Advised,
+    *,
+    prompt: str = "",
+    negative_prompt: str | None = None,
+    steps: int | None = None,
+    solver: Literal["unipc", "euler"] = "unipc",
+    guidance: float | None = None,
+    guidance_interval: tuple[float, float] = (0.0, 1.0),
+    batched: bool = False,
+    seed: int = 0,
+    window: int | None = None,
+    memory: MemoryMode = "balanced",
+) -> DiffusionSettings:
+    """What a user asks of a model, and where they leave that open (None) what it is meant to be sampled with."""
+    window = model.frames if window is None else window
+    return DiffusionSettings(
+        prompt=prompt,
+        negative_prompt=NEGATIVE_PROMPT if negative_prompt is None else negative_prompt,
+        steps=model.steps if steps is None else steps,
+        solver=solver,
+        guidance=Guidance(scale=model.guidance if guidance is None else guidance, interval=guidance_interval),
+        batched=batched,
+        seed=seed,
+        window=window,
+        overlap=min(17, window // 2 // 4 * 4 + 1),  # whole latents, with any base, where the window is
+        memory=memory,
+    )
 
 
 def as_trained(model: Track2ViewPipeline, *, prompt: str = "", seed: int = 0) -> DiffusionSettings:

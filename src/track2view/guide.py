@@ -28,8 +28,8 @@ from track2view.video import VideoWriter, clip_images, write_video
 
 Tool = Literal["vace", "morphic", "crossview"]
 TOOLS: tuple[Tool, ...] = get_args(Tool)
-GREY = 128
-BLACK, PINK, MAGENTA = (0, 0, 0), (255, 65, 174), (255, 0, 255)
+Colour = tuple[int, int, int]
+GREY, BLACK, PINK, MAGENTA = (128, 128, 128), (0, 0, 0), (255, 65, 174), (255, 0, 255)
 LOSSLESS, CLEAN = 0, 4
 """Quality (crf) of masks and of pictures."""
 DEEPEST = 65535
@@ -43,12 +43,12 @@ class _Video:
     """A video of a pack: in which colour holes are; of the mask alone if None."""
 
     name: str
-    hole: tuple[int, int, int] | None
+    hole: Colour | None
 
 
-PACK = (_Video("guide.mp4", (GREY, GREY, GREY)), _Video("guide_mask.mp4", None))
+PACK = (_Video("guide.mp4", GREY), _Video("guide_mask.mp4", None))
 OF_TOOL: dict[Tool, tuple[_Video, ...]] = {
-    "vace": (_Video("src_video.mp4", (GREY, GREY, GREY)), _Video("src_mask.mp4", None)),
+    "vace": (_Video("src_video.mp4", GREY), _Video("src_mask.mp4", None)),
     "morphic": (_Video("render.mp4", BLACK), _Video("render_mask.mp4", None), _Video("render_pink.mp4", PINK)),
     "crossview": (_Video("warp.mp4", MAGENTA),),
 }
@@ -88,8 +88,8 @@ class GuideWriter:
         """A frame of the target: the warp's picture, what of it is seen, and its inverse depth in the source camera's unit."""
         for writer, video in self.writers:
             mask = np.repeat(np.where(seen, np.uint8(0), np.uint8(255))[..., None], 3, axis=-1)
-            writer.add(mask if video.hole is None else np.where(seen[..., None], warped, np.array(video.hole, np.uint8)))
-        shares = np.where(seen, (disparity.numpy() * self.nearest).clip(0, 1), 0)
+            writer.add(mask if video.hole is None else with_holes(warped, seen, video.hole))
+        shares = nearness(disparity, seen, self.nearest)
         _write_image(self.folder / f"depth/{self.count:05d}.png", (DEEPEST * shares).round().astype(np.uint16))
         self.count += 1
 
@@ -110,6 +110,16 @@ def write_beside(folder: Path, tools: tuple[Tool, ...], clip: Clip, tracking: Tr
             write_video(place / name, clip_images(clip), clip.fps, crf=CLEAN)
     if "morphic" in tools:
         _write_cam_info(folder / "guide-morphic/cam_info.json", tracking.camera, target)
+
+
+def with_holes(warped: Image, seen: Bool[np.ndarray, "H W"], colour: Colour) -> Image:
+    """A frame of the target where what was never seen has one colour instead of what was made up for it."""
+    return np.where(seen[..., None], warped, np.array(colour, np.uint8))
+
+
+def nearness(disparity: Float32[Tensor, "H W"], seen: Bool[np.ndarray, "H W"], nearest: float) -> Float32[np.ndarray, "H W"]:
+    """Inverse depth in shares of that of ``nearest``, in [0, 1]: white is near; 0 where nothing was seen."""
+    return np.where(seen, (disparity.numpy() * nearest).clip(0, 1), np.float32(0))
 
 
 def nearest_depth(tracks: TrackSet, target: CameraPath) -> float:

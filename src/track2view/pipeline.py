@@ -24,7 +24,7 @@ from track2view.folders import written_whole
 from track2view.geometry import invert
 from track2view.guide import GuideWriter, Tool, nearest_depth, write_beside
 from track2view.overview import draw_overview
-from track2view.preflight import check_disk, check_given, check_memory, check_view, make_folder
+from track2view.preflight import check_disk, check_given, check_made, check_memory, check_view, make_folder
 from track2view.progress import progress
 from track2view.records import CameraPath, Clip, Queries, TrackSet, ViewTracks, horizontal_fov, scale_of
 from track2view.trackers import SfmTracker, Tracker, Tracking, TrackingReport
@@ -74,6 +74,10 @@ class Shot:
         disparity, moving = self.depth.disparity[0], self.depth.moving[0]
         subject = float(disparity[moving].median()) if moving.float().mean() > SUBJECT_SHARE else 0.0
         return 1 / max(subject, float(disparity.mean()))
+
+    def finished(self, image: UInt8[np.ndarray, "H W 3"], frame: int) -> UInt8[np.ndarray, "H W 3"]:
+        """A re-filmed frame of the scene as it is shown: what is burnt into the clip at that moment is laid back over it."""
+        return image if self.burnt_in is None else self.burnt_in.laid_back(image, self.clip.image(frame))
 
     def without_overlay(self) -> "Shot":
         """The same where what is burnt in is not laid back: the scene around it fills its place."""
@@ -218,15 +222,18 @@ def write_run(
 
     Args:
         guides: other people's generators that get what they eat, in a folder of their own (:mod:`track2view.guide`).
-        made: the clip as another renderer has made it; what was seen and never seen is still told by the warp.
+        made: the clip as another renderer has made it, of its length and size; what was seen and never seen is still told by the warp.
 
     Returns:
         The path of ``output.mp4``.
 
     Raises:
-        UserError: a folder that cannot be written to, or too little room; what was in it before is left as it was.
+        UserError: what was made does not belong to the clip; a folder that cannot be written to, or too little room; what was in it
+            before is left as it was.
     """
     clip, tracking, out = shot.clip, shot.tracking, Path(out)
+    if made is not None:
+        check_made(clip, made)
     make_folder(out)
     check_disk(clip, out)
     with written_whole(out) as folder:
@@ -302,9 +309,7 @@ def _write_videos(
         for frame, view in enumerate(refilm(shot, target, device)):
             warped = np.ascontiguousarray(view.colour.permute(1, 2, 0).numpy())
             guide.add(warped, view.seen.numpy(), view.disparity)
-            image = warped if made is None else made.image(frame)
-            if shot.burnt_in is not None:
-                image = shot.burnt_in.laid_back(image, clip.image(frame))
+            image = shot.finished(warped if made is None else made.image(frame), frame)
             output.add(image)
             share = view.astray.numpy() / clip.size[0]
             compare.add(_side_by_side(clip.image(frame), image, view.seen.numpy(), share > ASTRAY_BAR))

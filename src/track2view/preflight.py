@@ -48,6 +48,20 @@ def check_given(clip: Clip, camera: CameraPath | None, tracks: TrackSet | None, 
         notice(f"--fov {fov:g} is not used: the source camera's file has a focal length")
 
 
+def check_made(clip: Clip, made: Clip) -> None:
+    """What another renderer has made of a clip, frame by frame in step with it.
+
+    Raises:
+        UserError: it has another length or size.
+    """
+    if (len(made), *made.size) != (len(clip), *clip.size):
+        (height, width), (rows, columns) = clip.size, made.size
+        raise UserError(
+            f"what was made has {len(made)} frames of {columns}×{rows}, the clip {len(clip)} of {width}×{height}; "
+            "cut and resize it to the clip's"
+        )
+
+
 def check_camera(camera: str, amount: float | None) -> None:
     """Find a misspelt move or a broken camera file; notices come when it is read for good.
 

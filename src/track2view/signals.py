@@ -1,6 +1,7 @@
 """Signals that ask a process to end: as one exception, or noted until there is a better moment."""
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -35,8 +36,11 @@ def stoppable() -> Iterator[None]:
 
 @contextmanager
 def noted(*numbers: int) -> Iterator[list[int]]:
-    """Within the block these signals do no more than enter their numbers in the list."""
+    """Within the block these signals do no more than enter their numbers in the list; only the main thread is ever asked to end."""
     found: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield found
+        return
     before = {number: signal.signal(number, lambda number, _: found.append(number)) for number in numbers}
     try:
         yield found

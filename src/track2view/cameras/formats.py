@@ -28,8 +28,9 @@ BY_SUFFIX = {".npz": read_npz, ".npy": read_npy, ".chan": read_chan}
 
 def names_file(camera: str | Path) -> bool:
     """Whether a camera is given as a file, be it there or not, and not as a move."""
-    path = Path(str(camera).partition("#")[0])
-    return path.exists() or path.suffix in (".json", ".txt", *BY_SUFFIX, *GLTF)
+    name = str(camera).partition("#")[0]
+    path = Path(name)
+    return (bool(name) and path.exists()) or path.suffix in (".json", ".txt", *BY_SUFFIX, *GLTF)
 
 
 def read_camera(path: Path | str, size: Size | None = None) -> CameraPath:

@@ -11,7 +11,7 @@ import tyro
 from track2view.cli.streams import say
 
 if TYPE_CHECKING:
-    from track2view.generation import Completer, Generator
+    from track2view.generation import Advised, Completer, Generator
     from track2view.model.settings import DiffusionSettings
     from track2view.pipeline import Shot
     from track2view.records import CameraPath, Clip
@@ -297,26 +297,19 @@ def _loaded(command: Render) -> "Generator | Completer | None":
 def _generator(options: Diffusion, device: str) -> "Generator":
     import torch
 
-    from track2view.cache import cache_folder
-    from track2view.generation import Generator
-    from track2view.model.checkpoint import MINI
-    from track2view.model.diffusion import Track2ViewPipeline
+    from track2view.generation import Generator, load_model
 
-    base, adapter = options.base, options.adapter
-    if base is None:
-        base, adapter = MINI / "base", adapter or MINI / "adapter"
+    if options.base is None:
         say("track2view: the mini: trained on procedural worlds at 64×112, it shows the method and is no tool for films", sys.stderr)
-    dtype = getattr(torch, options.dtype)
-    model = Track2ViewPipeline.from_pretrained(base, adapter, dtype=dtype, device=device, prompt_folder=cache_folder() / "prompts")
-    record = model.record
-    return Generator(model=model, settings=_settings(options, window=record.frames, steps=record.steps, guidance=record.guidance))
+    model = load_model(options.base, options.adapter, dtype=getattr(torch, options.dtype), device=device)
+    return Generator(model=model, settings=_settings(options, model.record))
 
 
 def _completer(options: Diffusion, device: str) -> "Completer":
     import torch
 
     from track2view.cache import cache_folder
-    from track2view.complete import CompletionPipeline
+    from track2view.complete import CompletionPipeline, PublicAdvice
     from track2view.errors import UserError
     from track2view.generation import Completer
 
@@ -330,25 +323,22 @@ def _completer(options: Diffusion, device: str) -> "Completer":
         device=device,
         prompt_folder=cache_folder() / "prompts",
     )
-    return Completer(model=model, settings=_settings(options, window=81, steps=30, guidance=5.0))
+    return Completer(model=model, settings=_settings(options, PublicAdvice()))
 
 
-def _settings(options: Diffusion, *, window: int, steps: int, guidance: float) -> "DiffusionSettings":
-    """What the user asks for, and where that is nothing, what a model is meant to be sampled with."""
-    from track2view.model.sampling import Guidance
-    from track2view.model.settings import DiffusionSettings
-    from track2view.model.text import NEGATIVE_PROMPT
+def _settings(options: Diffusion, advised: "Advised") -> "DiffusionSettings":
+    from track2view.generation import settings_for
 
-    window = window if options.window is None else options.window
-    return DiffusionSettings(
+    return settings_for(
+        advised,
         prompt=options.prompt,
-        negative_prompt=NEGATIVE_PROMPT if options.negative_prompt is None else options.negative_prompt,
-        steps=steps if options.steps is None else options.steps,
+        negative_prompt=options.negative_prompt,
+        steps=options.steps,
         solver=options.solver,
-        guidance=Guidance(scale=guidance if options.guidance is None else options.guidance, interval=options.guidance_interval),
+        guidance=options.guidance,
+        guidance_interval=options.guidance_interval,
         batched=options.batched,
         seed=options.seed,
-        window=window,
-        overlap=min(17, window // 2 // 4 * 4 + 1),  # whole latents, with any base, where the window is
+        window=options.window,
         memory=options.memory,
     )

@@ -2,3 +2,4 @@
 
 from track2view.complete.give_back import given_back as given_back
 from track2view.complete.vace import CompletionPipeline as CompletionPipeline
+from track2view.complete.vace import PublicAdvice as PublicAdvice

@@ -45,7 +45,7 @@ def _given_back(picture: Float32[Tensor, "3 H W"], warped: UInt8[Tensor, "3 H W"
     toned = fitted(picture, colour, seen)
     share = avg_pool2d(seen[None].float(), AROUND, 1, AROUND // 2)
     left = avg_pool2d((colour - toned) * seen, AROUND, 1, AROUND // 2) / share.clamp(min=1e-6)
-    distance, (row, column) = distance_transform_edt(~seen.numpy(), return_indices=True)
+    distance, (row, column) = distance_transform_edt(~seen.numpy(), return_indices=True)  # pyrefly: ignore
     fading = torch.exp((1 - torch.from_numpy(distance).float()) / FEATHER)
     return torch.where(seen, warped, _as_bytes(toned + left[:, row, column] * fading))
 

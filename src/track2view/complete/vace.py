@@ -1,5 +1,6 @@
 """The completion renderer, top to bottom: a warp with holes in, the same without holes out, by Wan2.1-VACE's public weights."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -29,6 +30,15 @@ SMALL_WIDTH, SMALL_SIDE, LARGE_SIDE = 1536, 480, 720
 """Short sides of the pictures that VACE 1.3B (of that width) and 14B know."""
 SMALL_SHIFT, LARGE_SHIFT = 3.0, 5.0
 """Of noise levels, up to 480 lines and beyond (diffusers' own advice for Wan)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PublicAdvice:
+    """How VACE's makers sample it, and in as many steps as diffusers' own example does."""
+
+    frames: int = 81
+    steps: int = 30
+    guidance: float = 5.0
 
 
 class CompletionPipeline:
