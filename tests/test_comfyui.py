@@ -494,7 +494,7 @@ def test_a_model_is_what_its_widgets_say(pack: ModuleType) -> None:
     node = pack.NODE_CLASS_MAPPINGS["Track2ViewLoadModel"]
     (generator,) = run(node, base=str(MINI / "base"), adapter=str(MINI / "adapter"), dtype="bfloat16", memory="low")
     assert generator.model.model.transformer.dtype == torch.bfloat16
-    assert generator.settings == settings_for(generator.model, memory="low")
+    assert generator.settings == settings_for(generator.model.record, memory="low")
     assert generator.settings.steps == 4
 
 

@@ -32,7 +32,7 @@ from .pictures import Images, Mask, clip_of, grey_images_of, images_of, mask_of
 
 if TYPE_CHECKING:
     from track2view.generation import Generator
-    from track2view.model.cost import MemoryMode
+    from track2view.model.room import MemoryMode
 
 CLIP, SHOT, CAMERA, MODEL = "TRACK2VIEW_CLIP", "TRACK2VIEW_SHOT", "TRACK2VIEW_CAMERA", "TRACK2VIEW_MODEL"
 """Sockets: a Clip, a Shot, a CameraPath, a Generator."""

@@ -4,7 +4,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Bool, UInt8
@@ -151,6 +151,7 @@ def load_model(
     return Track2ViewPipeline.from_pretrained(base, adapter, dtype=dtype, device=device, prompt_folder=cache_folder() / "prompts")
 
 
+@runtime_checkable
 class Advised(Protocol):
     """How a model is meant to be sampled: frames at once, steps, strength of guidance. What an adapter's record says, for one."""
 

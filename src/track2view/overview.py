@@ -5,6 +5,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from mpl_toolkits.mplot3d.axes3d import Axes3D
 
@@ -96,8 +97,7 @@ def _draw_tracks(axes: Axes, clip: Clip, tracks: TrackSet, view: ViewTracks, fra
     low, high = np.percentile(1 / depth, [3, 97]) if len(depth) else (0.0, 1.0)
     colours = matplotlib.colormaps["turbo"](np.clip((1 / depth - low) / max(high - low, 1e-6), 0, 1))
     colours[moving] = matplotlib.colors.to_rgba(MOVING_COLOUR)
-    for index in range(len(chosen)):
-        axes.plot(uv[:, index, 0], uv[:, index, 1], color=colours[index], linewidth=0.7)
+    axes.add_collection(LineCollection(list(uv.transpose(1, 0, 2)), colors=colours, linewidths=0.7))
     axes.scatter(uv[-1, :, 0], uv[-1, :, 1], s=3, c=colours)
     axes.set_xlim(0, width)
     axes.set_ylim(height, 0)

@@ -32,6 +32,8 @@ CALIBRATED, SMOOTHED = 0.75, 0.02
 """Deviations in terms of what triangulation says, and what spreading depth over a picture adds, in terms of it (docs/benchmarks.md)."""
 SMOOTHING = 60.0
 COLOUR_SIGMA = 12.0
+SPECK_WINDOW = 5
+"""Of the median that takes specks out of depth, and frays off its edges."""
 EDGE_WINDOW = 7
 EDGE_RATIO = 1.12
 EDGE_TRUST = 0.02
@@ -280,8 +282,7 @@ def _spread(
         sure = weight[layer] * np.where(near > far * EDGE_RATIO, EDGE_TRUST, 1.0).astype(np.float32)
         ratio = np.divide(total[layer], weight[layer], out=np.zeros_like(total[layer]), where=weight[layer] > 0)
         layers.append(_normalised(guide, ratio * sure, sure, 2 * SMOOTHING))
-    lively = cv2.medianBlur(moving.astype(np.uint8), 7) > 0
-    return cv2.medianBlur(np.where(lively & told, layers[1], layers[0]).astype(np.float32), 5), lively
+    return cv2.medianBlur(np.where(moving & told, layers[1], layers[0]).astype(np.float32), SPECK_WINDOW), moving
 
 
 def _deviation(
