@@ -277,6 +277,17 @@ def test_the_guide_reaches_the_picture(pipe: CompletionPipeline, monkeypatch: py
     assert not torch.equal(pipe(rendered, FAST), pipe(other, FAST))
 
 
+def test_noise_levels_go_by_the_size_of_the_picture(pipe: CompletionPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[float] = []
+    sigmas = vace.shifted_sigmas
+    monkeypatch.setattr(vace, "shifted_sigmas", lambda steps, shift: asked.append(shift) or sigmas(steps, shift))
+    pipe(drawn(5, (32, 48)), FAST)
+    pipe(drawn(5, (32, 48)), replace(FAST, shift=2.0))
+    monkeypatch.setattr(vace, "SMALL_SIDE", 16)
+    pipe(drawn(5, (32, 48)), FAST)
+    assert asked == [3.0, 2.0, 5.0]
+
+
 def lora(path: Path, names: dict[str, tuple[int, int]], rank: int = 2) -> dict[str, Tensor]:
     """A file of LoRA weights; its weights by layer, multiplied out."""
     numbers, weights, products = torch.Generator().manual_seed(1), {}, {}
