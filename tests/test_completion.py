@@ -15,22 +15,27 @@ from diffusers.models.transformers.transformer_wan_vace import WanVACETransforme
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
+from shot_support import exact_shot
 from test_cli_model import Done, within  # noqa: F401
 from test_docs import blocks
 from torch import Tensor
 from vace_support import Knowing, new_vace
 
+from track2view import generation
 from track2view.complete import CompletionPipeline, control, given_back, vace
 from track2view.complete.control import Control, grown
 from track2view.complete.give_back import fitted
-from track2view.errors import UserError
+from track2view.errors import Notice, UserError
+from track2view.generation import Completer, all_shown
 from track2view.model.checkpoint import MINI
 from track2view.model.diffusion import Rendered
 from track2view.model.latents import LatentGrid, encode
 from track2view.model.sampling import Guidance
 from track2view.model.settings import DiffusionSettings
+from track2view.pipeline import target_camera
 from track2view.scenes import make_rig, make_training_world, render_path
 from track2view.video import read_clip
+from track2view.warp import WarpRenderer
 
 FAST = DiffusionSettings(steps=2, guidance=Guidance(scale=1.0))
 SIZE = (32, 56)
@@ -286,6 +291,38 @@ def test_noise_levels_go_by_the_size_of_the_picture(pipe: CompletionPipeline, mo
     monkeypatch.setattr(vace, "SMALL_SIDE", 16)
     pipe(drawn(5, (32, 48)), FAST)
     assert asked == [3.0, 2.0, 5.0]
+
+
+def test_a_large_clip_is_completed_small_and_keeps_what_it_shows(
+    pipe: CompletionPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert pipe.short_side == 480
+    monkeypatch.setattr(vace, "SMALL_WIDTH", 47)
+    assert pipe.short_side == 720
+    monkeypatch.setattr(vace, "LARGE_SIDE", 32)
+    made_at: list[torch.Size] = []
+    guide = CompletionPipeline.guide
+    monkeypatch.setattr(
+        CompletionPipeline, "guide", lambda self, control, memory: made_at.append(control.video.shape) or guide(self, control, memory)
+    )
+    shot = exact_shot((64, 112), 5, 10)[1]
+    target = target_camera(shot, "orbit-right:25")
+    with pytest.warns(Notice, match="made at 32×56, near what the model was trained on, and enlarged"):
+        made = Completer(model=pipe, settings=FAST).refilm(shot, target, tmp_path)
+    warp = generation.rendered(WarpRenderer(shot.scene, shot.depth, shot.tracking.camera), target)
+    seen = warp.shown[:, None].expand_as(warp.colour)
+    assert 0.5 < float(seen.float().mean()) < 0.98
+    assert made_at == [(1, 3, 5, 32, 64)]
+    assert torch.equal(made.frames[seen], warp.colour[seen])
+    assert not torch.equal(made.frames, warp.colour)
+    assert made.fps == shot.clip.fps
+
+
+def test_a_smaller_pixel_is_shown_where_all_of_it_is() -> None:
+    shown = torch.ones(1, 8, 12, dtype=torch.bool)
+    shown[0, 3, 5] = False
+    small = all_shown(shown, (4, 6))
+    assert (~small).nonzero().tolist() == [[0, 1, 2]]
 
 
 def lora(path: Path, names: dict[str, tuple[int, int]], rank: int = 2) -> dict[str, Tensor]:
