@@ -23,6 +23,10 @@ SYSTEMATIC_PIXELS, ZOOM_SHARE, HELD_SHARE = 0.08, 1e-3, 0.2
 """What both halves may agree on and is still wrong, at a track's widest swing, for flow and cameras err slowly and together; how much
 more a lens adds that zooms, in terms of how far the picture's rim moves; and the least share of the picture that has to hold the camera:
 where less of it has any texture, a turn and a step look alike, and both err by more."""
+CONFIDENT, LEAST_CONFIDENCE = 0.1, 0.01
+"""Deviation of depth, in terms of it, at which a track's confidence is one half (design section 3), and the least that is believed."""
+MOVING_CONFIDENCE = 0.3
+"""Of what moves and is firm, however well its foot is seen."""
 FIRM = 0.02
 """Share of a corner's hold on a track from which on one has any: below, flow is its neighbours'."""
 BENT = 4.0

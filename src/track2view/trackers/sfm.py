@@ -14,11 +14,21 @@ from track2view.records import CameraPath, Clip, Queries, TrackSet, horizontal_f
 from track2view.trackers.again import seen_again
 from track2view.trackers.bundle import BundleState, Observations, canonical_pixels, residuals, triangulate, world_directions
 from track2view.trackers.camera_motion import CameraMotion, estimate
-from track2view.trackers.certainty import FIRM, Halves, held_share, looseness, rim_of
+from track2view.trackers.certainty import CONFIDENT, FIRM, MOVING_CONFIDENCE, Halves, held_share, looseness, rim_of
 from track2view.trackers.flow import EDGE_WINDOW, NeighbourFlow, follow, neighbour_flow
 from track2view.trackers.growth import STATIC_PIXELS
-from track2view.trackers.moving_things import Ground, ImageTracks, View, carry, group, movers, place
-from track2view.trackers.protocol import Tracking, TrackingReport
+from track2view.trackers.moving_things import (
+    GROUNDED_DEVIATION,
+    UNGROUNDED_DEVIATION,
+    Ground,
+    ImageTracks,
+    View,
+    carry,
+    group,
+    movers,
+    place,
+)
+from track2view.trackers.protocol import Tracking, TrackingReport, guessed_depth
 from track2view.trackers.shots import shot_changes
 
 LOW_PARALLAX_DEGREES = 0.5
@@ -27,7 +37,6 @@ SUPPORT_SPACING = 16
 SUPPORT_INTERVAL = 10
 SUPPORT_BATCHES = 40
 TRIANGULATION_SCALE = 1.0
-MOVING_CONFIDENCE = 0.3
 FLAT_IMAGE = 2.0
 
 
@@ -84,7 +93,7 @@ class SfmTracker:
         else:
             camera, motion = camera.resized(clip.size), None
         wanted, support = _lift(flow, camera, queries), _lift(flow, camera, _support_queries(flow))
-        xyz = _positions(wanted, support, camera)
+        xyz, placed_deviation = _positions(wanted, support, camera)
         start = queries.pixels(flow.size).float().numpy()
         wanted = replace(wanted, visible=seen_again(flow, camera.resized(flow.size), wanted.query_frame, start, xyz, wanted.visible))
         confidence = _confidence(wanted)
@@ -100,7 +109,7 @@ class SfmTracker:
             tracks = replace(tracks, xyz_world=tracks.xyz_world / scale)
             camera = camera.scaled(1 / scale, "scene")
         report = _report(self.name, wanted, support, camera, motion, known_fov=known_fov)
-        return Tracking(tracks=tracks, camera=camera, report=report, flow=flow)
+        return Tracking(tracks=tracks, camera=camera, report=report, flow=flow, depth_deviation=placed_deviation)
 
 
 def _estimate_camera(clip: Clip, flow: NeighbourFlow, fov: float | None) -> tuple[CameraPath, CameraMotion]:
@@ -222,13 +231,16 @@ def _typical_parallax(lifted: _Lifted) -> float:
     return float(np.median(lifted.parallax[still])) if still.any() else 0.0
 
 
-def _positions(wanted: _Lifted, support: _Lifted, camera: CameraPath) -> Float32[np.ndarray, "T N 3"]:
-    """World positions in all frames: still tracks where triangulated, moving ones at the depth of the ground they stand on."""
+def _positions(
+    wanted: _Lifted, support: _Lifted, camera: CameraPath
+) -> tuple[Float32[np.ndarray, "T N 3"], Float64[np.ndarray, "N"]]:
+    """World positions in all frames: still tracks where triangulated, moving ones at the depth of the ground they stand on; and the
+    deviation of their depth, in terms of it."""
     frames = len(camera)
     out = np.repeat(wanted.xyz[None].astype(np.float32), frames, axis=0)
     mine, other = np.flatnonzero(wanted.moving), np.flatnonzero(support.moving)
     if not len(mine):
-        return out
+        return out, wanted.depth_deviation
     focal = float(camera.intrinsics[0, 0, 0])
     longer = float(max(camera.size))
     working_focal = wanted.focal
@@ -248,12 +260,21 @@ def _positions(wanted: _Lifted, support: _Lifted, camera: CameraPath) -> Float32
         pixels = torch.from_numpy(placed.points[frame]).double() * longer
         lifted[frame] = unproject(pixels, torch.from_numpy(1 / placed.disparity[frame]), pose, centred).numpy()
     out[:, mine] = carry(lifted, placed.known, label)[:, : len(mine)]
-    return out
+    deviation = wanted.depth_deviation.copy()
+    known = support.depth_deviation[_known(support)]
+    grounded = np.hypot(GROUNDED_DEVIATION, np.median(known) if len(known) else UNGROUNDED_DEVIATION)
+    deviation[mine] = np.where(placed.grounded[: len(mine)], grounded, UNGROUNDED_DEVIATION)
+    return out, deviation
+
+
+def _known(support: _Lifted) -> Bool[np.ndarray, "N"]:
+    """Still tracks whose depth is more than a guess."""
+    return ~support.moving & (support.depth_deviation <= 1.0)
 
 
 def _ground(support: _Lifted, camera: CameraPath, unit: float) -> list[Ground]:
     """The still points that each frame shows."""
-    known = ~support.moving & (support.depth_deviation <= 1.0)
+    known = _known(support)
     ground = []
     for frame, (pose, intrinsics) in enumerate(zip(camera.camera_from_world, camera.intrinsics, strict=True)):
         chosen = known & support.visible[frame]
@@ -265,7 +286,7 @@ def _ground(support: _Lifted, camera: CameraPath, unit: float) -> list[Ground]:
 
 def _confidence(lifted: _Lifted) -> Float32[np.ndarray, "T N"]:
     """In [0, 1]: how well depth is known, how well a still point explains the track, and whether it is seen."""
-    depth = 1 / (1 + (lifted.depth_deviation / 0.1) ** 2)
+    depth = 1 / (1 + (lifted.depth_deviation / CONFIDENT) ** 2)
     fit = 1 / (1 + (lifted.error / 2.0) ** 2)
     per_track = np.where(lifted.moving, MOVING_CONFIDENCE * lifted.firm, depth * fit)
     return np.where(lifted.visible, np.float32(1.0), np.float32(0.5)) * per_track.astype(np.float32)
@@ -283,10 +304,7 @@ def _report(
     lost = 1.0 - float(wanted.visible.mean())
     warnings = []
     if parallax < LOW_PARALLAX_DEGREES:
-        warnings.append(
-            f"parallax too low ({parallax:.2f}°): the camera turns or stands still, so depth cannot be seen and is a guess; "
-            "moves that only turn or zoom come out right, moves that travel do not"
-        )
+        warnings.append(guessed_depth(parallax))
     if not estimated and not known_fov:
         warnings.append(
             f"the clip hardly tells the focal length: {fov:.0f}° wide, give or take {fov_deviation:.0f}°; give --fov if you know it"
