@@ -27,6 +27,8 @@ CONFIDENT, LEAST_CONFIDENCE = 0.1, 0.01
 """Deviation of depth, in terms of it, at which a track's confidence is one half (design section 3), and the least that is believed."""
 MOVING_CONFIDENCE = 0.3
 """Of what moves and is firm, however well its foot is seen."""
+FEIGNED_DEGREES = 0.2
+"""Parallax that a camera which only turns can seem to have before a flat scene: its path and its lens err together."""
 FIRM = 0.02
 """Share of a corner's hold on a track from which on one has any: below, flow is its neighbours'."""
 BENT = 4.0
@@ -126,6 +128,12 @@ def _shared(first: Float64[np.ndarray, "N"], second: Float64[np.ndarray, "N"], w
     """Covariance of two measurements of the same things: what they have in common; not below 0."""
     first, second = (each - np.average(each, weights=weight) for each in (first, second))
     return max(float(np.average(first * second, weights=weight)), 0.0)
+
+
+def path_deviation(parallax_degrees: float) -> float:
+    """Of depth from parallax, in terms of it, for the path that it was found with is found too: of all tracks alike, and with the
+    square of how little the camera travels, as what is drawn to a flat scene is."""
+    return (FEIGNED_DEGREES / max(parallax_degrees, 1e-3)) ** 2
 
 
 def rim_of(focal: Float64[np.ndarray, "T"], size: tuple[int, int]) -> float:

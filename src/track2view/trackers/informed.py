@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter1d
 from track2view.records import CameraPath, TrackSet, scale_of
 from track2view.trackers.certainty import CONFIDENT, LEAST_CONFIDENCE, MOVING_CONFIDENCE
 from track2view.trackers.protocol import Tracking, guessed_depth
-from track2view.trackers.relative_depth import AlignedDepth, RelativeDepth, align, where_seen
+from track2view.trackers.relative_depth import LEAST_DEVIATION, AlignedDepth, RelativeDepth, align, plausible, where_seen
 
 MOVERS_FRAMES = 8.0
 """Over how many frames what a prior says of how far a moving point is, is averaged: it flickers."""
@@ -27,7 +27,8 @@ def inform(tracking: Tracking, relative: RelativeDepth, name: str) -> tuple[Trac
     confidence = tracks.confidence.double().numpy()
     by_confidence = CONFIDENT * np.sqrt(1 / confidence.max(0).clip(LEAST_CONFIDENCE, 1.0) - 1)
     deviation = by_confidence if tracking.depth_deviation is None else tracking.depth_deviation
-    aligned = align(relative, tracks, camera, np.maximum(deviation, 1e-6))
+    aligned = align(relative, tracks, camera, np.maximum(deviation, 1e-6), tracking.path_deviation)
+    deviation = np.hypot(deviation, tracking.path_deviation)
     nearer, share, left = _weighed(tracks, camera, aligned, deviation, moving)
     centre = np.where(moving[None, :, None], camera.world_from_camera[:, None, :3, 3], camera.world_from_camera[tracks.query_frame, :3, 3])
     xyz = torch.from_numpy((centre + (tracks.xyz_world.numpy() - centre) / nearer[..., None]).astype(np.float32))
@@ -68,8 +69,9 @@ def _weighed(
     total = gaussian_filter1d(np.where(usable, ratio, 0.0)[:, moving], MOVERS_FRAMES, axis=0, mode="nearest")
     over_time[:, moving] = np.where(amount > 1e-3, total / np.maximum(amount, 1e-3), typical[moving])
     variance = aligned.variance(level.astype(np.float32)).astype(np.float64)
-    share = np.where(seen, deviation**2 / (deviation**2 + variance), 0.0)
-    return 1 + share * np.expm1(over_time), share, np.sqrt(np.where(seen, share * variance, deviation**2))
+    own = np.maximum(deviation, LEAST_DEVIATION) ** 2 / plausible(typical)
+    share = np.where(seen, own / (own + variance), 0.0)
+    return 1 + share * np.expm1(over_time), share, np.sqrt(np.where(seen, share * variance, own))
 
 
 def _as_confidence(deviation: Float64[np.ndarray, "N"]) -> Float64[np.ndarray, "N"]:

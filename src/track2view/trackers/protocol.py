@@ -57,6 +57,7 @@ class Tracking:
         flow: kept, where a tracker had it, so that a renderer need not compute it again.
         depth_deviation: of each track's depth, in terms of it, where a tracker knows it apart from its confidence: a depth prior is
             weighed by it.
+        path_deviation: what all of these may be off by together, for the camera's path was found and not given.
     """
 
     tracks: TrackSet
@@ -64,6 +65,7 @@ class Tracking:
     report: TrackingReport
     flow: NeighbourFlow | None = field(default=None, repr=False, compare=False)
     depth_deviation: Float64[np.ndarray, "N"] | None = field(default=None, repr=False, compare=False)
+    path_deviation: float = 0.0
 
 
 def guessed_depth(parallax_degrees: float) -> str:

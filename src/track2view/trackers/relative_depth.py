@@ -30,6 +30,8 @@ SURE = 0.05
 SCALE_DEVIATION = 0.02
 PULL_TRACKS, PULL_FRAMES = 5.0, 4.0
 """How many tracks it takes to outweigh what the frames around say of one frame's scale and shift, and how many frames that is."""
+PLAUSIBLE = 0.7
+"""Logarithm of how far a network is off at most, about: what parallax puts elsewhere moves, or slips from one surface to another."""
 ROBUST = 3.0
 """Deviations from which on a track that disagrees with the network counts for less: one of them is on another surface."""
 MOST_TRACKS, ROUNDS, LEAST_SHARE = 4000, 12, 0.02
@@ -86,6 +88,7 @@ class AlignedDepth:
         typical: disparity of the scene's tracks (their median), about which the relief is drawn out or flattened where it is unsure.
         deviation: of the disparity, in terms of it, pixel by pixel.
         relief_deviation: of the whole relief, in terms of it.
+        path_deviation: of depth from parallax beside it, in terms of that: see :class:`track2view.trackers.Tracking`.
     """
 
     relative: Float32[Tensor, "T h w"]
@@ -94,6 +97,7 @@ class AlignedDepth:
     typical: float
     deviation: float
     relief_deviation: float
+    path_deviation: float
 
     def at(self, frame: int, uv: Float32[np.ndarray, "n 2"]) -> Float32[np.ndarray, "n"]:
         """Disparity of one frame at places in [0, 1] image units."""
@@ -111,7 +115,9 @@ class AlignedDepth:
         return replace(self, scale=self.scale / factor, shift=self.shift / factor, typical=self.typical / factor)
 
 
-def align(relative: RelativeDepth, tracks: TrackSet, camera: CameraPath, deviation: Float64[np.ndarray, "N"]) -> AlignedDepth:
+def align(
+    relative: RelativeDepth, tracks: TrackSet, camera: CameraPath, deviation: Float64[np.ndarray, "N"], path_deviation: float = 0.0
+) -> AlignedDepth:
     """Find every frame's scale and shift.
 
     In turn, until they agree: the tracks' disparities, each what its parallax and the network say by weight; each frame's scale and
@@ -119,13 +125,14 @@ def align(relative: RelativeDepth, tracks: TrackSet, camera: CameraPath, deviati
 
     Args:
         deviation: of the depth of each still track, in terms of it, as parallax tells it.
+        path_deviation: of all of them together, beside that.
 
     Raises:
         UserError: disparities of another number of frames.
     """
     if len(relative.disparity) != len(camera):
         raise UserError(f"the depth prior has {len(relative.disparity)} frames, the clip has {len(camera)}; they must match")
-    seen = _Seen.of(relative, tracks, camera, deviation)
+    seen = _Seen.of(relative, tracks, camera, np.hypot(deviation, path_deviation))
     found = _Found.at_first(relative, seen)
     for _ in range(ROUNDS):
         found = _adjusted(found, seen, shifted=relative.shifted)
@@ -136,6 +143,7 @@ def align(relative: RelativeDepth, tracks: TrackSet, camera: CameraPath, deviati
         typical=seen.typical,
         deviation=found.deviation,
         relief_deviation=found.relief_deviation if relative.shifted else 0.0,
+        path_deviation=path_deviation,
     )
 
 
@@ -205,8 +213,10 @@ def _adjusted(found: _Found, seen: _Seen, *, shifted: bool) -> _Found:
     """One round of :func:`align`."""
     say = np.maximum((found.scale[:, None] * seen.said + found.shift[:, None]) / seen.ratio, LEAST_SHARE)
     said = np.nanmedian(say, axis=0) if len(seen.told) else seen.told
-    scale, shift, relief = _tied(found, seen, said, shifted=shifted)
+    believable = replace(seen, variance=seen.variance / plausible(np.log(seen.told / np.maximum(said, LEAST_SHARE))))
+    scale, shift, relief = _tied(found, believable, said, shifted=shifted)
     said = np.maximum(scale * said + shift, LEAST_SHARE)
+    seen = replace(seen, variance=seen.variance / plausible(np.log(seen.told / said)))
     deviation = _own_deviation(said, seen)
     trust = deviation**2 / (deviation**2 + seen.variance)
     place = said + trust * (seen.told - said)
@@ -272,6 +282,11 @@ def _frame_by_frame(found: _Found, seen: _Seen, place: Float64[np.ndarray, "N"],
 def _robust(error: Float64[np.ndarray, "*n"], variance: Float64[np.ndarray, "*n"]) -> Float64[np.ndarray, "*n"]:
     """Geman-McClure weights."""
     return 1 / (1 + error**2 / (ROBUST**2 * variance)) ** 2
+
+
+def plausible(apart: Float64[np.ndarray, "*n"]) -> Float64[np.ndarray, "*n"]:
+    """What is left of a track's say whose disparity is ``apart`` from a network's (a logarithm)."""
+    return _robust(apart, np.full(apart.shape, (PLAUSIBLE / ROBUST) ** 2))
 
 
 def where_seen(

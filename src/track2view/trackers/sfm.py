@@ -14,7 +14,7 @@ from track2view.records import CameraPath, Clip, Queries, TrackSet, horizontal_f
 from track2view.trackers.again import seen_again
 from track2view.trackers.bundle import BundleState, Observations, canonical_pixels, residuals, triangulate, world_directions
 from track2view.trackers.camera_motion import CameraMotion, estimate
-from track2view.trackers.certainty import CONFIDENT, FIRM, MOVING_CONFIDENCE, Halves, held_share, looseness, rim_of
+from track2view.trackers.certainty import CONFIDENT, FIRM, MOVING_CONFIDENCE, Halves, held_share, looseness, path_deviation, rim_of
 from track2view.trackers.flow import EDGE_WINDOW, NeighbourFlow, follow, neighbour_flow
 from track2view.trackers.growth import STATIC_PIXELS
 from track2view.trackers.moving_things import (
@@ -42,7 +42,8 @@ FLAT_IMAGE = 2.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Lifted:
-    """Flow tracks with depth: ``points`` are canonical pixels (focal of frame 0, relative to the principal point)."""
+    """Flow tracks with depth: ``points`` are canonical pixels (focal of frame 0, relative to the principal point), ``own`` how much of
+    its depth each track's views have told, rather than the guess that it is drawn to."""
 
     focal: float
     points: Float32[np.ndarray, "T N 2"]
@@ -52,6 +53,7 @@ class _Lifted:
     moving: Bool[np.ndarray, "N"]
     error: Float64[np.ndarray, "N"]
     depth_deviation: Float64[np.ndarray, "N"]
+    own: Float64[np.ndarray, "N"]
     parallax: Float64[np.ndarray, "N"]
     firm: Float64[np.ndarray, "N"]
 
@@ -109,7 +111,14 @@ class SfmTracker:
             tracks = replace(tracks, xyz_world=tracks.xyz_world / scale)
             camera = camera.scaled(1 / scale, "scene")
         report = _report(self.name, wanted, support, camera, motion, known_fov=known_fov)
-        return Tracking(tracks=tracks, camera=camera, report=report, flow=flow, depth_deviation=placed_deviation)
+        return Tracking(
+            tracks=tracks,
+            camera=camera,
+            report=report,
+            flow=flow,
+            depth_deviation=placed_deviation,
+            path_deviation=0.0 if motion is None else path_deviation(report.parallax_degrees),
+        )
 
 
 def _estimate_camera(clip: Clip, flow: NeighbourFlow, fov: float | None) -> tuple[CameraPath, CameraMotion]:
@@ -151,7 +160,7 @@ def _lift(flow: NeighbourFlow, camera: CameraPath, queries: Queries) -> _Lifted:
     rotation, centre = camera.camera_from_world[:, :3, :3].numpy(), camera.world_from_camera[:, :3, 3].numpy()
     points, visible = np.empty((frames, count, 2), np.float32), np.empty((frames, count), bool)
     xyz, moving = np.empty((count, 3)), np.empty(count, bool)
-    error, depth_deviation, parallax, firm = np.empty(count), np.empty(count), np.empty(count), np.empty(count)
+    error, depth_deviation, own, parallax, firm = (np.empty(count) for _ in range(5))
     rim = rim_of(intrinsics[:, 0, 0], flow.size)
     for frame in progress(np.unique(query_frame), "tracks", len(np.unique(query_frame))):
         batch = np.flatnonzero(query_frame == frame)
@@ -159,7 +168,7 @@ def _lift(flow: NeighbourFlow, camera: CameraPath, queries: Queries) -> _Lifted:
         points[:, batch], focal = canonical_pixels(followed, intrinsics)
         state = BundleState(rotation=rotation, centre=centre, inverse_depth=np.ones(len(batch)), focal=focal)
         loose = looseness(flow.grey[frame], start[batch])
-        state, seen, information = _triangulated(state, points[:, batch], visible[:, batch], int(frame), loose, rim)
+        state, seen, information, own[batch] = _triangulated(state, points[:, batch], visible[:, batch], int(frame), loose, rim)
         residual, in_front = residuals(state, seen)
         size = np.where(in_front, np.linalg.norm(residual, axis=-1), 99.0)
         directions = world_directions(state, seen)
@@ -185,6 +194,7 @@ def _lift(flow: NeighbourFlow, camera: CameraPath, queries: Queries) -> _Lifted:
         moving=moving,
         error=error,
         depth_deviation=depth_deviation,
+        own=own,
         parallax=parallax,
         firm=firm,
     )
@@ -197,7 +207,7 @@ def _triangulated(
     frame: int,
     loose: Float64[np.ndarray, "N"],
     rim: float,
-) -> tuple[BundleState, Observations, Float64[np.ndarray, "N"]]:
+) -> tuple[BundleState, Observations, Float64[np.ndarray, "N"], Float64[np.ndarray, "N"]]:
     """Inverse depths of tracks that start in one frame, and what the views tell of them beside a guess that they are drawn to.
 
     The guess is smooth: what surer tracks around say, and the typical inverse depth as far as these say little. Where the camera
@@ -212,8 +222,10 @@ def _triangulated(
     halves = Halves.of(state, seen, state.inverse_depth, TRIANGULATION_SCALE, rim=rim, held=held_share(loose))
     variance = halves.variance(points[frame])
     guess, spread = halves.believed(points[frame], variance)
-    inverse_depth, information = triangulate(state, seen, guess, TRIANGULATION_SCALE, prior=variance / np.maximum(spread, 1e-12))
-    return replace(state, inverse_depth=inverse_depth), seen, information / (np.sqrt(loose) * variance)
+    prior = variance / np.maximum(spread, 1e-12)
+    inverse_depth, information = triangulate(state, seen, guess, TRIANGULATION_SCALE, prior=prior)
+    own = information / (information + prior)
+    return replace(state, inverse_depth=inverse_depth), seen, information / (np.sqrt(loose) * variance), own
 
 
 def _parallax(state: BundleState, seen: Observations, directions: Float64[np.ndarray, "N 3"]) -> Float64[np.ndarray, "N"]:
@@ -238,9 +250,10 @@ def _positions(
     deviation of their depth, in terms of it."""
     frames = len(camera)
     out = np.repeat(wanted.xyz[None].astype(np.float32), frames, axis=0)
+    deviation = wanted.depth_deviation / np.maximum(wanted.own, 1e-6)
     mine, other = np.flatnonzero(wanted.moving), np.flatnonzero(support.moving)
     if not len(mine):
-        return out, wanted.depth_deviation
+        return out, deviation
     focal = float(camera.intrinsics[0, 0, 0])
     longer = float(max(camera.size))
     working_focal = wanted.focal
@@ -260,8 +273,7 @@ def _positions(
         pixels = torch.from_numpy(placed.points[frame]).double() * longer
         lifted[frame] = unproject(pixels, torch.from_numpy(1 / placed.disparity[frame]), pose, centred).numpy()
     out[:, mine] = carry(lifted, placed.known, label)[:, : len(mine)]
-    deviation = wanted.depth_deviation.copy()
-    known = support.depth_deviation[_known(support)]
+    known = (support.depth_deviation / np.maximum(support.own, 1e-6))[_known(support)]
     grounded = np.hypot(GROUNDED_DEVIATION, np.median(known) if len(known) else UNGROUNDED_DEVIATION)
     deviation[mine] = np.where(placed.grounded[: len(mine)], grounded, UNGROUNDED_DEVIATION)
     return out, deviation

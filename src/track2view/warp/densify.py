@@ -1,5 +1,6 @@
 """Depth for every pixel of every frame, from flow tracks, the cameras and the tracker's 3D tracks."""
 
+import math
 from dataclasses import dataclass, replace
 
 import cv2
@@ -15,7 +16,7 @@ from track2view.records import CameraPath, Clip, Size, TrackSet
 from track2view.trackers.bundle import BundleState, Observations, canonical_pixels, residuals, triangulate
 from track2view.trackers.certainty import CONFIDENT, LEAST_CONFIDENCE, WORLDS_RELIEF, Halves, held_share, looseness, rim_of
 from track2view.trackers.flow import NeighbourFlow, follow
-from track2view.trackers.relative_depth import AlignedDepth
+from track2view.trackers.relative_depth import PLAUSIBLE, AlignedDepth
 
 KEY_INTERVAL = 8
 REACH = 18
@@ -108,11 +109,15 @@ class _Guess:
     Attributes:
         variance: of it, in terms of it.
         weight: what a point that is wholly a guess counts for beside one that is wholly seen.
+        factor: by how many times what is seen may be nearer or farther, and still be still.
+        views_deviation: of what views tell, in terms of it, beside what their halves disagree on.
     """
 
     disparity: Float64[np.ndarray, "n"]
     variance: Float64[np.ndarray, "n"]
-    weight: float
+    weight: float = 0.0
+    factor: float = math.inf
+    views_deviation: float = 0.0
 
 
 def densify(
@@ -220,7 +225,7 @@ class _Anchors:
 
     def guess(self, frame: int, points: Float32[np.ndarray, "n 2"]) -> "_Guess":
         """What dense tracks at points are drawn to."""
-        return _Guess(disparity=self.still_disparity(frame, points), variance=np.full(len(points), WORLDS_RELIEF**2), weight=0.0)
+        return _Guess(disparity=self.still_disparity(frame, points), variance=np.full(len(points), WORLDS_RELIEF**2))
 
     def add(self, frame: int, into: Float32[np.ndarray, "4 2 h w"]) -> None:
         """Enter the tracks of one frame beside its dense ones, as :func:`_gather` does."""
@@ -254,7 +259,9 @@ class _InformedAnchors(_Anchors):
             _, near = KDTree(self.points[frame, mine]).query(points, k=min(BESIDE_TRACKS, len(mine)))
             said *= np.exp(np.median(beside[near.reshape(len(points), -1)], axis=1))
         variance = self.prior.variance(said.astype(np.float32)).astype(np.float64)
-        return _Guess(disparity=said, variance=variance, weight=PRIOR_WEIGHT)
+        return _Guess(
+            disparity=said, variance=variance, weight=PRIOR_WEIGHT, factor=math.exp(PLAUSIBLE), views_deviation=self.prior.path_deviation
+        )
 
 
 def _triangulated(flow: NeighbourFlow, camera: CameraPath, key: int, anchors: _Anchors) -> _Points:
@@ -281,11 +288,14 @@ def _triangulated(flow: NeighbourFlow, camera: CameraPath, key: int, anchors: _A
     loose = looseness(flow.grey[key], start)
     halves = Halves.of(state, seen, told, 1.0, rim=rim_of(part.intrinsics[:, 0, 0].numpy(), flow.size), held=held_share(loose))
     variance = halves.variance(start)
-    relief = max(halves.relief(told, variance), 1e-12)
+    feigned = (guess.views_deviation * told) ** 2
+    variance = variance + halves.information[2] * feigned
+    relief = max(halves.relief(told, variance) - float(np.mean(feigned)), 1e-12)
     prior, doubt = variance / relief, loose * variance
     inverse_depth, information = triangulate(state, seen, told, 1.0, prior=prior)
     unsure = (doubt / (information + doubt / relief) + halves.shared_error(doubt, told)) / inverse_depth**2
-    error, in_front = residuals(replace(state, inverse_depth=halves.inverse_depth[2]), seen)
+    own = np.clip(halves.inverse_depth[2], told / guess.factor, told * guess.factor)
+    error, in_front = residuals(replace(state, inverse_depth=own), seen)
     state = replace(state, inverse_depth=inverse_depth)
     size = np.where(in_front, np.linalg.norm(error, axis=-1), 99.0)
     worst = np.zeros(len(start))
