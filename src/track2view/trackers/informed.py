@@ -61,8 +61,8 @@ def _weighed(
         here = usable[frame]
         said[frame, here] = aligned.at(frame, uv[frame, here])
         ratio[frame, here] = np.log(said[frame, here] / disparity[frame, here])
-    seen = usable.any(0)
-    typical, level = np.zeros(len(seen)), np.full(len(seen), aligned.typical)
+    seen = usable.any(axis=0, keepdims=True)[0]
+    typical, level = np.zeros(len(deviation)), np.full(len(deviation), aligned.typical)
     typical[seen], level[seen] = np.nanmedian(ratio[:, seen], axis=0), np.nanmedian(said[:, seen], axis=0)
     over_time = np.broadcast_to(typical, ratio.shape).copy()
     amount = gaussian_filter1d(usable[:, moving].astype(np.float64), MOVERS_FRAMES, axis=0, mode="nearest")

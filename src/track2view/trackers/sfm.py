@@ -243,9 +243,7 @@ def _typical_parallax(lifted: _Lifted) -> float:
     return float(np.median(lifted.parallax[still])) if still.any() else 0.0
 
 
-def _positions(
-    wanted: _Lifted, support: _Lifted, camera: CameraPath
-) -> tuple[Float32[np.ndarray, "T N 3"], Float64[np.ndarray, "N"]]:
+def _positions(wanted: _Lifted, support: _Lifted, camera: CameraPath) -> tuple[Float32[np.ndarray, "T N 3"], Float64[np.ndarray, "N"]]:
     """World positions in all frames: still tracks where triangulated, moving ones at the depth of the ground they stand on; and the
     deviation of their depth, in terms of it."""
     frames = len(camera)

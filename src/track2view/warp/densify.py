@@ -119,10 +119,23 @@ class _Guess:
     factor: float = math.inf
     views_deviation: float = 0.0
 
+    def bounded(self, halves: Halves) -> Halves:
+        """What views tell of inverse depth, no farther from the guess than it can be: beyond lies what moves."""
+        nearest, farthest = self.disparity * self.factor, self.disparity / self.factor
+        return replace(halves, inverse_depth=np.clip(halves.inverse_depth, farthest, nearest))
 
-def densify(
-    clip: Clip, flow: NeighbourFlow, tracks: TrackSet, camera: CameraPath, prior: AlignedDepth | None = None
-) -> DenseDepth:
+    def asked(self, halves: Halves, variance: Float64[np.ndarray, "n"]) -> Float64[np.ndarray, "n"]:
+        """The inverse depth at which points are asked whether they move: their own, as far as views can tell it at all.
+
+        Args:
+            variance: squared pixels by which views miss a still point.
+        """
+        weight = variance / (math.log(self.factor) * self.disparity) ** 2
+        own = halves.inverse_depth[2]
+        return own + weight / np.maximum(halves.information[2] + weight, 1e-12) * (self.disparity - own)
+
+
+def densify(clip: Clip, flow: NeighbourFlow, tracks: TrackSet, camera: CameraPath, prior: AlignedDepth | None = None) -> DenseDepth:
     """Depth maps that agree with the tracks where these are, and follow image edges between.
 
     Every few frames a fine grid of points is followed both ways and triangulated with the known cameras; points that no
@@ -288,14 +301,14 @@ def _triangulated(flow: NeighbourFlow, camera: CameraPath, key: int, anchors: _A
     loose = looseness(flow.grey[key], start)
     halves = Halves.of(state, seen, told, 1.0, rim=rim_of(part.intrinsics[:, 0, 0].numpy(), flow.size), held=held_share(loose))
     variance = halves.variance(start)
+    halves = guess.bounded(halves)
     feigned = (guess.views_deviation * told) ** 2
     variance = variance + halves.information[2] * feigned
     relief = max(halves.relief(told, variance) - float(np.mean(feigned)), 1e-12)
     prior, doubt = variance / relief, loose * variance
     inverse_depth, information = triangulate(state, seen, told, 1.0, prior=prior)
     unsure = (doubt / (information + doubt / relief) + halves.shared_error(doubt, told)) / inverse_depth**2
-    own = np.clip(halves.inverse_depth[2], told / guess.factor, told * guess.factor)
-    error, in_front = residuals(replace(state, inverse_depth=own), seen)
+    error, in_front = residuals(replace(state, inverse_depth=guess.asked(halves, variance)), seen)
     state = replace(state, inverse_depth=inverse_depth)
     size = np.where(in_front, np.linalg.norm(error, axis=-1), 99.0)
     worst = np.zeros(len(start))
