@@ -29,6 +29,8 @@ MOVING_CONFIDENCE = 0.3
 """Of what moves and is firm, however well its foot is seen."""
 FEIGNED_DEGREES = 0.2
 """Parallax that a camera which only turns can seem to have before a flat scene: its path and its lens err together."""
+CALIBRATED = 0.75
+"""Deviations of depth in terms of what triangulation says (docs/benchmarks.md)."""
 FIRM = 0.02
 """Share of a corner's hold on a track from which on one has any: below, flow is its neighbours'."""
 BENT = 4.0
@@ -131,9 +133,11 @@ def _shared(first: Float64[np.ndarray, "N"], second: Float64[np.ndarray, "N"], w
 
 
 def path_deviation(parallax_degrees: float) -> float:
-    """Of depth from parallax, in terms of it, for the path that it was found with is found too: of all tracks alike, and with the
-    square of how little the camera travels, as what is drawn to a flat scene is."""
-    return (FEIGNED_DEGREES / max(parallax_degrees, 1e-3)) ** 2
+    """Of depth from parallax, in terms of it, for the path that it was found with is found too: of all tracks alike.
+
+    It falls steeply: at 0.23° of parallax a pan shows none of its relief, at 1.2° a walk all but a hundredth of it.
+    """
+    return (FEIGNED_DEGREES / max(parallax_degrees, 1e-2)) ** 3
 
 
 def rim_of(focal: Float64[np.ndarray, "T"], size: tuple[int, int]) -> float:

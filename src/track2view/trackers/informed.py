@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float64
 from scipy.ndimage import gaussian_filter1d
 
 from track2view.records import CameraPath, TrackSet, scale_of
-from track2view.trackers.certainty import CONFIDENT, LEAST_CONFIDENCE, MOVING_CONFIDENCE
+from track2view.trackers.certainty import CALIBRATED, CONFIDENT, LEAST_CONFIDENCE, MOVING_CONFIDENCE
 from track2view.trackers.protocol import Tracking, guessed_depth
 from track2view.trackers.relative_depth import LEAST_DEVIATION, AlignedDepth, RelativeDepth, align, plausible, where_seen
 
@@ -26,9 +26,9 @@ def inform(tracking: Tracking, relative: RelativeDepth, name: str) -> tuple[Trac
     moving = np.zeros(len(tracks.query_frame), bool) if tracks.moving is None else tracks.moving.numpy()
     confidence = tracks.confidence.double().numpy()
     by_confidence = CONFIDENT * np.sqrt(1 / confidence.max(0).clip(LEAST_CONFIDENCE, 1.0) - 1)
-    deviation = by_confidence if tracking.depth_deviation is None else tracking.depth_deviation
-    aligned = align(relative, tracks, camera, np.maximum(deviation, 1e-6), tracking.path_deviation)
-    deviation = np.hypot(deviation, tracking.path_deviation)
+    alone = by_confidence if tracking.depth_deviation is None else CALIBRATED * tracking.depth_deviation
+    aligned = align(relative, tracks, camera, np.maximum(alone, 1e-6), tracking.path_deviation)
+    deviation = np.hypot(alone, tracking.path_deviation)
     nearer, share, left = _weighed(tracks, camera, aligned, deviation, moving)
     centre = np.where(moving[None, :, None], camera.world_from_camera[:, None, :3, 3], camera.world_from_camera[tracks.query_frame, :3, 3])
     xyz = torch.from_numpy((centre + (tracks.xyz_world.numpy() - centre) / nearer[..., None]).astype(np.float32))

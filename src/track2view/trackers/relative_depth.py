@@ -248,7 +248,7 @@ def _tied(found: _Found, seen: _Seen, said: Float64[np.ndarray, "N"], *, shifted
 def _own_deviation(said: Float64[np.ndarray, "N"], seen: _Seen) -> float:
     """How far the network is off, in terms of disparity: by sure tracks, as far as there are any."""
     sure = SURE**2 / (SURE**2 + seen.variance)
-    apart = np.maximum(np.log(said / seen.told) ** 2 - seen.variance, 0)
+    apart = np.log(said / seen.told) ** 2
     order = np.argsort(apart)
     if not len(order):
         return UNKNOWN_DEVIATION

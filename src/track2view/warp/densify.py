@@ -14,7 +14,7 @@ from track2view.geometry import inside, project
 from track2view.progress import progress
 from track2view.records import CameraPath, Clip, Size, TrackSet
 from track2view.trackers.bundle import BundleState, Observations, canonical_pixels, residuals, triangulate
-from track2view.trackers.certainty import CONFIDENT, LEAST_CONFIDENCE, WORLDS_RELIEF, Halves, held_share, looseness, rim_of
+from track2view.trackers.certainty import CALIBRATED, CONFIDENT, LEAST_CONFIDENCE, WORLDS_RELIEF, Halves, held_share, looseness, rim_of
 from track2view.trackers.flow import NeighbourFlow, follow
 from track2view.trackers.relative_depth import PLAUSIBLE, AlignedDepth
 
@@ -28,8 +28,8 @@ NEAREST, FARTHEST = 1.25, 0.5
 ISLAND_SHARE = 2e-3
 MOVERS_DEVIATION = 0.85
 """Deviation of how far what moves is, in terms of it: for where it stands is a guess."""
-CALIBRATED, SMOOTHED = 0.75, 0.02
-"""Deviations in terms of what triangulation says, and what spreading depth over a picture adds, in terms of it (docs/benchmarks.md)."""
+SMOOTHED = 0.02
+"""Deviation that spreading depth over a picture adds, in terms of it (docs/benchmarks.md)."""
 SMOOTHING = 60.0
 COLOUR_SIGMA = 12.0
 EDGE_WINDOW = 7
@@ -38,7 +38,7 @@ EDGE_TRUST = 0.02
 SNAP_WINDOW = 7
 SNAP_RATIO = 1.06
 SNAP_STEEPNESS = 0.7
-BESIDE_TRACKS, PRIOR_WEIGHT = 5, 1.0
+BESIDE_TRACKS, PRIOR_WEIGHT = 5, 0.05
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
