@@ -7,7 +7,7 @@ and the shift follows an assumption: what is farthest in the clip lies at :data:
 """
 
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -58,6 +58,7 @@ class RelativeDepth:
             raise UserError("RelativeDepth.disparity: has values that are negative or not finite")
 
 
+@runtime_checkable
 class DepthPrior(Protocol):
     """Tells the shape of every frame from the picture alone."""
 
