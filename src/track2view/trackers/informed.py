@@ -32,9 +32,11 @@ def inform(tracking: Tracking, relative: RelativeDepth, name: str) -> tuple[Trac
     nearer, share, left = _weighed(tracks, camera, aligned, deviation, moving)
     centre = np.where(moving[None, :, None], camera.world_from_camera[:, None, :3, 3], camera.world_from_camera[tracks.query_frame, :3, 3])
     xyz = torch.from_numpy((centre + (tracks.xyz_world.numpy() - centre) / nearer[..., None]).astype(np.float32))
-    before = np.where(moving, MOVING_CONFIDENCE, _as_confidence(deviation)) if tracking.depth_deviation is not None else confidence.max(0)
-    surer = np.maximum(_as_confidence(left) / np.maximum(before, 1e-12), 1.0)
-    tracks = replace(tracks, xyz_world=xyz, confidence=torch.from_numpy((confidence * surer).clip(0, 1).astype(np.float32)))
+    best = confidence.max(0)
+    firm = np.where(moving, np.minimum(best / MOVING_CONFIDENCE, 1.0), 1.0)
+    surer = best + share * (firm / (1 + (left / CONFIDENT) ** 2) - best)
+    seen_so = np.divide(confidence, best, out=np.ones_like(confidence), where=best > 0) * surer
+    tracks = replace(tracks, xyz_world=xyz, confidence=torch.from_numpy(seen_so.astype(np.float32)))
     if camera.unit == "scene":
         scale = scale_of(tracks, camera)
         tracks, camera = replace(tracks, xyz_world=tracks.xyz_world / scale), camera.scaled(1 / scale, "scene")
@@ -61,7 +63,7 @@ def _weighed(
         here = usable[frame]
         said[frame, here] = aligned.at(frame, uv[frame, here])
         ratio[frame, here] = np.log(said[frame, here] / disparity[frame, here])
-    seen = usable.any(axis=0, keepdims=True)[0]
+    seen = usable.sum(0) > 0
     typical, level = np.zeros(len(deviation)), np.full(len(deviation), aligned.typical)
     typical[seen], level[seen] = np.nanmedian(ratio[:, seen], axis=0), np.nanmedian(said[:, seen], axis=0)
     over_time = np.broadcast_to(typical, ratio.shape).copy()
@@ -72,10 +74,6 @@ def _weighed(
     own = np.maximum(deviation, LEAST_DEVIATION) ** 2 / plausible(typical)
     share = np.where(seen, own / (own + variance), 0.0)
     return 1 + share * np.expm1(over_time), share, np.sqrt(np.where(seen, share * variance, own))
-
-
-def _as_confidence(deviation: Float64[np.ndarray, "N"]) -> Float64[np.ndarray, "N"]:
-    return 1 / (1 + (deviation / CONFIDENT) ** 2)
 
 
 def _what_was_done(name: str, parallax: float, relief_deviation: float) -> str:
