@@ -28,6 +28,7 @@ UNKNOWN_DEVIATION, DEVIATION_TRACKS, LEAST_DEVIATION = 0.1, 50.0, 0.02
 SURE = 0.05
 """Deviation of a track's depth, in terms of it, at which it tells half of what a sure one does of the network's own."""
 SCALE_DEVIATION = 0.02
+"""How firmly the typical disparity stays what it was, before parallax is asked."""
 PULL_TRACKS, PULL_FRAMES = 5.0, 4.0
 """How many tracks it takes to outweigh what the frames around say of one frame's scale and shift, and how many frames that is."""
 PLAUSIBLE = 0.7
@@ -35,8 +36,9 @@ PLAUSIBLE = 0.7
 ROBUST = 3.0
 """Deviations from which on a track that disagrees with the network counts for less: one of them is on another surface."""
 MOST_TRACKS, ROUNDS, LEAST_SHARE = 4000, 12, 0.02
-FAR, LOW, HIGH = 1, 20, 80
-"""Percentiles of a frame's disparities: what is farthest, and what neighbouring frames are compared by."""
+FAR, LOW, HIGH, FARTHEST_FRAMES = 1, 20, 80, 10
+"""Percentiles of a frame's disparities: what is farthest, and what neighbouring frames are compared by; and, of the farthest of all
+frames, which is the clip's."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -228,7 +230,7 @@ def _adjusted(found: _Found, seen: _Seen, *, shifted: bool) -> _Found:
 def _tied(found: _Found, seen: _Seen, said: Float64[np.ndarray, "N"], *, shifted: bool) -> tuple[float, float, float]:
     """Scale and shift of all frames together, and the deviation of the scale: weighted least squares of what parallax tells of the
     tracks, whose errors are the camera's and so few, beside the assumption on the farthest and a typical disparity that stays."""
-    farthest = float(np.percentile(found.scale * seen.levels[0] + found.shift, 100 * 0.1))
+    farthest = float(np.percentile(found.scale * seen.levels[0] + found.shift, FARTHEST_FRAMES))
     middle = float(np.median(said)) if len(said) else 1.0
     shared = max(1.0, len(said) / INDEPENDENT)
     variance = (shared * seen.variance + found.deviation**2) * np.maximum(seen.told, LEAST_SHARE) ** 2

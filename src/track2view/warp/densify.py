@@ -39,6 +39,7 @@ SNAP_WINDOW = 7
 SNAP_RATIO = 1.06
 SNAP_STEEPNESS = 0.7
 BESIDE_TRACKS, PRIOR_WEIGHT = 5, 0.05
+"""Tracks around a point by which a depth prior is raised or lowered there, and what it then counts for beside a point that views tell."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
