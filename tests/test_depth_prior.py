@@ -204,6 +204,15 @@ def test_tracks_go_by_their_parallax_where_it_is_sure_and_by_the_prior_where_it_
     assert float(sure.tracks.confidence.min()) == pytest.approx(0.5, abs=0.02), "what parallax told is as sure as before"
 
 
+def test_in_scene_units_tracks_and_prior_are_of_one_unit() -> None:
+    """Tracks two units away come in; the median depth at frame 0 is 1 in what comes out, of the prior too."""
+    camera = replace(a_camera(), unit="scene")
+    found, aligned = inform(tracked(camera, tracks_of(camera, flat=True), UNSURE), said_of(exact(camera), 6, shifted=False), "shape")
+    said = aligned.at(0, np.random.default_rng(0).uniform(0.02, 0.98, (300, 2)).astype(np.float32))
+    assert told(found)[0] == pytest.approx(said, rel=0.1)
+    assert np.median(1 / told(found)[0]) == pytest.approx(1.0, abs=0.01)
+
+
 def test_a_path_that_was_found_and_hardly_travels_leaves_flat_tracks_no_say() -> None:
     camera = a_camera()
     truth = exact(camera)
