@@ -25,7 +25,7 @@ from track2view.errors import UserError
 from track2view.geometry import invert, rigid, rotation_about, unproject
 from track2view.model.depth import NetworkDepth, Preprocessing
 from track2view.pipeline import Shot, prepare
-from track2view.records import CameraPath, Clip, Queries, TrackSet, horizontal_fov
+from track2view.records import CameraPath, Clip, Queries, TrackSet, ViewTracks, horizontal_fov
 from track2view.scenes import make_camera, make_world, render_clip
 from track2view.trackers import SfmTracker, Tracking, TrackingReport
 from track2view.trackers.certainty import CONFIDENT
@@ -211,6 +211,16 @@ def test_in_scene_units_tracks_and_prior_are_of_one_unit() -> None:
     said = aligned.at(0, np.random.default_rng(0).uniform(0.02, 0.98, (300, 2)).astype(np.float32))
     assert told(found)[0] == pytest.approx(said, rel=0.1)
     assert np.median(1 / told(found)[0]) == pytest.approx(1.0, abs=0.01)
+
+
+def test_tracks_move_along_the_rays_they_were_asked_along() -> None:
+    camera = a_camera(turn=12.0, travel=0.4)
+    flat = tracked(camera, tracks_of(camera, flat=True), UNSURE)
+    found, _ = inform(flat, said_of(exact(camera), 6, shifted=False), "shape")
+    query = flat.tracks.query_frame, torch.arange(300)
+    before, after = (ViewTracks.of(each.tracks, each.camera).uv[query] for each in (flat, found))
+    assert torch.allclose(before, after, atol=1e-4)
+    assert float((told(found)[query] / told(flat)[query]).std()) > 0.1
 
 
 def test_a_path_that_was_found_and_hardly_travels_leaves_flat_tracks_no_say() -> None:
