@@ -28,7 +28,7 @@ from track2view.records import CameraPath, Clip, Queries, TrackSet
 from track2view.trackers import Tracker, Tracking, TrackingReport
 from track2view.warp import DenseDepth
 
-VERSION = 7
+VERSION = 8
 CHUNK = 1 << 20
 LENGTH = struct.Struct("<Q")
 NOWHERE = Path(os.devnull) / "no-home"
@@ -48,17 +48,22 @@ def cache_folder() -> Path:
     return folder if folder.is_absolute() else NOWHERE
 
 
-def content_key(clip: Clip, tracker: Tracker, queries: Queries, camera: CameraPath | None, tracks: TrackSet | None) -> str:
+def content_key(
+    clip: Clip, tracker: Tracker, queries: Queries, camera: CameraPath | None, tracks: TrackSet | None, depth_prior: str | None = None
+) -> str:
     """A hash of everything that a tracking depends on; two that differ in any field have different keys.
 
     Args:
         tracker: a dataclass: its fields are its settings.
+        depth_prior: its fingerprint.
 
     Raises:
         TypeError: a setting that is neither a number, a text, a tensor, a path nor a dataclass or sequence of these.
     """
     digest = hashlib.sha256()
-    for piece in _pieces((VERSION, version("track2view"), clip.frames, clip.fps, tracker.name, tracker, queries, camera, tracks)):
+    for piece in _pieces(
+        (VERSION, version("track2view"), clip.frames, clip.fps, tracker.name, tracker, queries, camera, tracks, depth_prior)
+    ):
         digest.update(piece)
     return digest.hexdigest()[:24]
 

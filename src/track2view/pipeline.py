@@ -29,6 +29,8 @@ from track2view.progress import progress
 from track2view.records import CameraPath, Clip, Queries, TrackSet, ViewTracks, horizontal_fov, scale_of
 from track2view.trackers import SfmTracker, Tracker, Tracking, TrackingReport
 from track2view.trackers.flow import neighbour_flow
+from track2view.trackers.informed import inform
+from track2view.trackers.relative_depth import DepthPrior
 from track2view.video import VideoWriter
 from track2view.warp import DenseDepth, RenderedFrame, WarpRenderer, densify
 
@@ -91,6 +93,7 @@ def prepare(
     source_camera: CameraPath | None = None,
     tracks: TrackSet | None = None,
     queries: Queries | None = None,
+    depth_prior: DepthPrior | None = None,
     use_cache: bool = True,
 ) -> Shot:
     """Track a clip and find depth for its every pixel; paid once, and remembered by the clip's content.
@@ -102,6 +105,7 @@ def prepare(
             the one of the tracker's ``fov``, or the report warns of a guess.
         tracks: 3D tracks in the world of ``source_camera`` where known; no tracker runs then.
         queries: where tracks start; :func:`default_queries` by default.
+        depth_prior: tells depth where parallax says little, by weight; :class:`track2view.model.depth.NetworkDepth` is one from a folder.
         use_cache: look for, and keep, results in :func:`track2view.cache.cache_folder`.
 
     Raises:
@@ -114,7 +118,8 @@ def prepare(
         source_camera = source_camera.with_fov(fov)
     guessed = source_camera is not None and not source_camera.focal_known
     queries = queries or default_queries(clip)
-    key = cache.content_key(clip, tracker, queries, source_camera, tracks) if use_cache else ""
+    fingerprint = None if depth_prior is None else depth_prior.fingerprint
+    key = cache.content_key(clip, tracker, queries, source_camera, tracks, fingerprint) if use_cache else ""
     burnt_in = find_burnt_in(clip)
     if burnt_in is not None:
         notice(f"{burnt_in.in_words()} that never move: left out of tracking and of depth")
@@ -123,23 +128,27 @@ def prepare(
         return Shot(clip=clip, scene=scene, burnt_in=burnt_in, tracking=known[0], depth=known[1])
     check_memory(clip)
     started = time.perf_counter()
+    relative = None if depth_prior is None else depth_prior.look(scene)
+    looked = time.perf_counter()
     if tracks is None:
         tracking = tracker.track(scene, queries, source_camera)
     else:
         assert source_camera is not None
         tracking = _given(scene, tracks, source_camera)
     tracked = time.perf_counter()
-    flow = tracking.flow or neighbour_flow(scene)
-    depth = densify(scene, flow, tracking.tracks, tracking.camera)
+    flow, aligned = tracking.flow or neighbour_flow(scene), None
+    if depth_prior is not None and relative is not None:
+        tracking, aligned = inform(tracking, relative, depth_prior.name)
+    depth = densify(scene, flow, tracking.tracks, tracking.camera, aligned)
     finished = time.perf_counter()
     if guessed:
         fov = horizontal_fov(tracking.camera.intrinsics[0], tracking.camera.size)
         warning = f"the source camera's file has no focal length: assumed {fov:.0f}° wide; give --fov if you know it"
         tracking = replace(tracking, report=replace(tracking.report, warnings=(*tracking.report.warnings, warning)))
-    tracking = replace(tracking, flow=None, tracks=_outside(tracking.tracks, tracking.camera, burnt_in))
+    tracking = replace(tracking, flow=None, depth_deviation=None, tracks=_outside(tracking.tracks, tracking.camera, burnt_in))
     if use_cache:
         cache.store(key, tracking, depth)
-    seconds = {"tracking": tracked - started, "depth": finished - tracked}
+    seconds = {"tracking": tracked - looked, "depth": finished - tracked + looked - started}
     return Shot(clip=clip, scene=scene, burnt_in=burnt_in, tracking=tracking, depth=depth, seconds=seconds)
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from track2view.model.settings import DiffusionSettings
     from track2view.pipeline import Shot
     from track2view.records import CameraPath, Clip
+    from track2view.trackers.relative_depth import DepthPrior
 
 
 CUT = "cut"
@@ -45,6 +46,8 @@ class Source:
     """3D tracks in the world of --source-camera, if you have them (a tracks.npz)."""
     fov: float | None = None
     """Horizontal field of view in degrees, if you know it."""
+    depth_prior: Path | None = None
+    """Folder of a Depth Anything V2 or Depth Pro model of transformers: tells depth where the camera hardly travels."""
     cache: bool = True
     """Reuse and keep tracks by the clip's content."""
 
@@ -252,15 +255,29 @@ def _prepare(clip: Path, part: Window, source: Source, generator: "Generator | C
     from track2view.trackers import SfmTracker
     from track2view.video import read_clip
 
-    tracker = SfmTracker(fov=source.fov)
+    tracker, prior = SfmTracker(fov=source.fov), _opened(source.depth_prior)
     read = read_clip(clip, short_side=part.size, start=part.start, end=part.end, frames=part.frames)
     camera = read_camera(source.source_camera, read.size) if source.source_camera else None
     tracks = TrackSet.load(source.tracks) if source.tracks else None
     queries = None if generator is None else generator.queries(read)
-    shot = pipeline.prepare(read, tracker=tracker, source_camera=camera, tracks=tracks, queries=queries, use_cache=source.cache)
+    shot = pipeline.prepare(
+        read, tracker=tracker, source_camera=camera, tracks=tracks, queries=queries, depth_prior=prior, use_cache=source.cache
+    )
     for warning in shot.tracking.report.warnings:
         say(f"track2view: warning: {warning}", sys.stderr)
     return shot
+
+
+def _opened(folder: Path | None) -> "DepthPrior | None":
+    if folder is None:
+        return None
+    import transformers
+
+    from track2view.model.depth import NetworkDepth
+
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    return NetworkDepth(folder)
 
 
 def _made(generator: "Generator | Completer", shot: "Shot", target: "CameraPath", out: Path) -> "Clip":

@@ -23,6 +23,14 @@ SYSTEMATIC_PIXELS, ZOOM_SHARE, HELD_SHARE = 0.08, 1e-3, 0.2
 """What both halves may agree on and is still wrong, at a track's widest swing, for flow and cameras err slowly and together; how much
 more a lens adds that zooms, in terms of how far the picture's rim moves; and the least share of the picture that has to hold the camera:
 where less of it has any texture, a turn and a step look alike, and both err by more."""
+CONFIDENT, LEAST_CONFIDENCE = 0.1, 0.01
+"""Deviation of depth, in terms of it, at which a track's confidence is one half (design section 3), and the least that is believed."""
+MOVING_CONFIDENCE = 0.3
+"""Of what moves and is firm, however well its foot is seen."""
+FEIGNED_DEGREES = 0.2
+"""Parallax that a camera which only turns can seem to have before a flat scene: its path and its lens err together."""
+CALIBRATED = 0.75
+"""Deviations of depth in terms of what triangulation says (docs/benchmarks.md)."""
 FIRM = 0.02
 """Share of a corner's hold on a track from which on one has any: below, flow is its neighbours'."""
 BENT = 4.0
@@ -122,6 +130,14 @@ def _shared(first: Float64[np.ndarray, "N"], second: Float64[np.ndarray, "N"], w
     """Covariance of two measurements of the same things: what they have in common; not below 0."""
     first, second = (each - np.average(each, weights=weight) for each in (first, second))
     return max(float(np.average(first * second, weights=weight)), 0.0)
+
+
+def path_deviation(parallax_degrees: float) -> float:
+    """Of depth from parallax, in terms of it, for the path that it was found with is found too: of all tracks alike.
+
+    It falls steeply: at 0.23° of parallax a pan shows none of its relief, at 1.2° a walk all but a hundredth of it.
+    """
+    return (FEIGNED_DEGREES / max(parallax_degrees, 1e-2)) ** 3
 
 
 def rim_of(focal: Float64[np.ndarray, "T"], size: tuple[int, int]) -> float:

@@ -39,6 +39,8 @@ UPRIGHT = 2.0
 NEARER_PERCENTILE = 90
 NEARER_FRAMES = 61
 SMOOTHING_FRAMES = 8.0
+GROUNDED_DEVIATION, UNGROUNDED_DEVIATION = 0.1, 0.85
+"""Of the depth of what moves, in terms of it: where the ground under its foot tells it, and where nothing does."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,11 +85,13 @@ class Placed:
     Attributes:
         points: where tracked or, where unseen, where the thing they belong to says.
         known: points that are one or the other.
+        grounded: tracks of things whose depth the ground tells, at some frame at least.
     """
 
     points: Float32[np.ndarray, "T N 2"]
     disparity: Float64[np.ndarray, "T N"]
     known: Bool[np.ndarray, "T N"]
+    grounded: Bool[np.ndarray, "N"]
 
 
 def group(tracks: ImageTracks) -> Int64[np.ndarray, "N"]:
@@ -197,7 +201,12 @@ def place(moving: ImageTracks, label: Int64[np.ndarray, "N"], mover: Int64[np.nd
     above the image's bottom, gives the one length that is still open; unless that varies less if the thing does not come nearer.
     """
     frames, count = moving.visible.shape
-    placed = Placed(points=moving.points.copy(), disparity=np.empty((frames, count)), known=moving.visible.copy())
+    placed = Placed(
+        points=moving.points.copy(),
+        disparity=np.empty((frames, count)),
+        known=moving.visible.copy(),
+        grounded=np.zeros(count, bool),
+    )
     known_anywhere = np.concatenate([each.disparity for each in ground])
     typical = float(np.median(known_anywhere)) if len(known_anywhere) else 1.0
     for each in np.unique(mover[mover >= 0]):
@@ -225,6 +234,7 @@ def place(moving: ImageTracks, label: Int64[np.ndarray, "N"], mover: Int64[np.nd
             cut[frame] = foot > view.bottom - FOOT_MARGIN
         if np.isfinite(size[~cut]).any():
             size[cut] = np.nan
+        placed.grounded[members] = np.isfinite(size).any()
         level = np.median(relative, axis=1)
         stays = _steadier(size * level, size)
         if stays:

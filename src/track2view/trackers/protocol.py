@@ -4,6 +4,9 @@ import math
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
+import numpy as np
+from jaxtyping import Float64
+
 from track2view.records import CameraPath, Clip, Queries, TrackSet
 from track2view.trackers.flow import NeighbourFlow
 
@@ -22,6 +25,9 @@ class TrackingReport:
         share_lost: of (track, frame) entries, not seen.
         share_moving: of tracks.
         warnings: sentences for the user.
+        depth_prior: name of the network whose depth was weighed with the tracks'; none where empty.
+        prior_share: how much of the still tracks' depth is that network's, in [0, 1].
+        relief_deviation: how unsure the network's relief as a whole is, in terms of it, where parallax does not tell its zero.
     """
 
     tracker: str
@@ -33,6 +39,9 @@ class TrackingReport:
     share_moving: float
     warnings: tuple[str, ...] = ()
     fov_deviation: float = 0.0
+    depth_prior: str = ""
+    prior_share: float = 0.0
+    relief_deviation: float = 0.0
 
     @property
     def focal_deviation(self) -> float:
@@ -42,12 +51,29 @@ class TrackingReport:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tracking:
-    """A tracker's result; ``flow`` is kept, where a tracker had it, so that a renderer need not compute it again."""
+    """A tracker's result.
+
+    Attributes:
+        flow: kept, where a tracker had it, so that a renderer need not compute it again.
+        depth_deviation: of each track's depth, in terms of it, where a tracker knows it apart from its confidence: a depth prior is
+            weighed by it.
+        path_deviation: what all of these may be off by together, for the camera's path was found and not given.
+    """
 
     tracks: TrackSet
     camera: CameraPath
     report: TrackingReport
     flow: NeighbourFlow | None = field(default=None, repr=False, compare=False)
+    depth_deviation: Float64[np.ndarray, "N"] | None = field(default=None, repr=False, compare=False)
+    path_deviation: float = 0.0
+
+
+def guessed_depth(parallax_degrees: float) -> str:
+    """The warning where the camera hardly travels, and nothing else tells depth."""
+    return (
+        f"parallax too low ({parallax_degrees:.2f}°): the camera turns or stands still, so depth cannot be seen and is a guess; "
+        "moves that only turn or zoom come out right, moves that travel do not (--depth-prior helps)"
+    )
 
 
 @runtime_checkable

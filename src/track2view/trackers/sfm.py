@@ -14,11 +14,21 @@ from track2view.records import CameraPath, Clip, Queries, TrackSet, horizontal_f
 from track2view.trackers.again import seen_again
 from track2view.trackers.bundle import BundleState, Observations, canonical_pixels, residuals, triangulate, world_directions
 from track2view.trackers.camera_motion import CameraMotion, estimate
-from track2view.trackers.certainty import FIRM, Halves, held_share, looseness, rim_of
+from track2view.trackers.certainty import CONFIDENT, FIRM, MOVING_CONFIDENCE, Halves, held_share, looseness, path_deviation, rim_of
 from track2view.trackers.flow import EDGE_WINDOW, NeighbourFlow, follow, neighbour_flow
 from track2view.trackers.growth import STATIC_PIXELS
-from track2view.trackers.moving_things import Ground, ImageTracks, View, carry, group, movers, place
-from track2view.trackers.protocol import Tracking, TrackingReport
+from track2view.trackers.moving_things import (
+    GROUNDED_DEVIATION,
+    UNGROUNDED_DEVIATION,
+    Ground,
+    ImageTracks,
+    View,
+    carry,
+    group,
+    movers,
+    place,
+)
+from track2view.trackers.protocol import Tracking, TrackingReport, guessed_depth
 from track2view.trackers.shots import shot_changes
 
 LOW_PARALLAX_DEGREES = 0.5
@@ -27,13 +37,13 @@ SUPPORT_SPACING = 16
 SUPPORT_INTERVAL = 10
 SUPPORT_BATCHES = 40
 TRIANGULATION_SCALE = 1.0
-MOVING_CONFIDENCE = 0.3
 FLAT_IMAGE = 2.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Lifted:
-    """Flow tracks with depth: ``points`` are canonical pixels (focal of frame 0, relative to the principal point)."""
+    """Flow tracks with depth: ``points`` are canonical pixels (focal of frame 0, relative to the principal point), ``own`` how much of
+    its depth each track's views have told, rather than the guess that it is drawn to."""
 
     focal: float
     points: Float32[np.ndarray, "T N 2"]
@@ -43,6 +53,7 @@ class _Lifted:
     moving: Bool[np.ndarray, "N"]
     error: Float64[np.ndarray, "N"]
     depth_deviation: Float64[np.ndarray, "N"]
+    own: Float64[np.ndarray, "N"]
     parallax: Float64[np.ndarray, "N"]
     firm: Float64[np.ndarray, "N"]
 
@@ -84,7 +95,7 @@ class SfmTracker:
         else:
             camera, motion = camera.resized(clip.size), None
         wanted, support = _lift(flow, camera, queries), _lift(flow, camera, _support_queries(flow))
-        xyz = _positions(wanted, support, camera)
+        xyz, placed_deviation = _positions(wanted, support, camera)
         start = queries.pixels(flow.size).float().numpy()
         wanted = replace(wanted, visible=seen_again(flow, camera.resized(flow.size), wanted.query_frame, start, xyz, wanted.visible))
         confidence = _confidence(wanted)
@@ -100,7 +111,14 @@ class SfmTracker:
             tracks = replace(tracks, xyz_world=tracks.xyz_world / scale)
             camera = camera.scaled(1 / scale, "scene")
         report = _report(self.name, wanted, support, camera, motion, known_fov=known_fov)
-        return Tracking(tracks=tracks, camera=camera, report=report, flow=flow)
+        return Tracking(
+            tracks=tracks,
+            camera=camera,
+            report=report,
+            flow=flow,
+            depth_deviation=placed_deviation,
+            path_deviation=0.0 if motion is None else path_deviation(report.parallax_degrees),
+        )
 
 
 def _estimate_camera(clip: Clip, flow: NeighbourFlow, fov: float | None) -> tuple[CameraPath, CameraMotion]:
@@ -142,7 +160,7 @@ def _lift(flow: NeighbourFlow, camera: CameraPath, queries: Queries) -> _Lifted:
     rotation, centre = camera.camera_from_world[:, :3, :3].numpy(), camera.world_from_camera[:, :3, 3].numpy()
     points, visible = np.empty((frames, count, 2), np.float32), np.empty((frames, count), bool)
     xyz, moving = np.empty((count, 3)), np.empty(count, bool)
-    error, depth_deviation, parallax, firm = np.empty(count), np.empty(count), np.empty(count), np.empty(count)
+    error, depth_deviation, own, parallax, firm = (np.empty(count) for _ in range(5))
     rim = rim_of(intrinsics[:, 0, 0], flow.size)
     for frame in progress(np.unique(query_frame), "tracks", len(np.unique(query_frame))):
         batch = np.flatnonzero(query_frame == frame)
@@ -150,7 +168,7 @@ def _lift(flow: NeighbourFlow, camera: CameraPath, queries: Queries) -> _Lifted:
         points[:, batch], focal = canonical_pixels(followed, intrinsics)
         state = BundleState(rotation=rotation, centre=centre, inverse_depth=np.ones(len(batch)), focal=focal)
         loose = looseness(flow.grey[frame], start[batch])
-        state, seen, information = _triangulated(state, points[:, batch], visible[:, batch], int(frame), loose, rim)
+        state, seen, information, own[batch] = _triangulated(state, points[:, batch], visible[:, batch], int(frame), loose, rim)
         residual, in_front = residuals(state, seen)
         size = np.where(in_front, np.linalg.norm(residual, axis=-1), 99.0)
         directions = world_directions(state, seen)
@@ -176,6 +194,7 @@ def _lift(flow: NeighbourFlow, camera: CameraPath, queries: Queries) -> _Lifted:
         moving=moving,
         error=error,
         depth_deviation=depth_deviation,
+        own=own,
         parallax=parallax,
         firm=firm,
     )
@@ -188,7 +207,7 @@ def _triangulated(
     frame: int,
     loose: Float64[np.ndarray, "N"],
     rim: float,
-) -> tuple[BundleState, Observations, Float64[np.ndarray, "N"]]:
+) -> tuple[BundleState, Observations, Float64[np.ndarray, "N"], Float64[np.ndarray, "N"]]:
     """Inverse depths of tracks that start in one frame, and what the views tell of them beside a guess that they are drawn to.
 
     The guess is smooth: what surer tracks around say, and the typical inverse depth as far as these say little. Where the camera
@@ -203,8 +222,10 @@ def _triangulated(
     halves = Halves.of(state, seen, state.inverse_depth, TRIANGULATION_SCALE, rim=rim, held=held_share(loose))
     variance = halves.variance(points[frame])
     guess, spread = halves.believed(points[frame], variance)
-    inverse_depth, information = triangulate(state, seen, guess, TRIANGULATION_SCALE, prior=variance / np.maximum(spread, 1e-12))
-    return replace(state, inverse_depth=inverse_depth), seen, information / (np.sqrt(loose) * variance)
+    prior = variance / np.maximum(spread, 1e-12)
+    inverse_depth, information = triangulate(state, seen, guess, TRIANGULATION_SCALE, prior=prior)
+    own = information / (information + prior)
+    return replace(state, inverse_depth=inverse_depth), seen, information / (np.sqrt(loose) * variance), own
 
 
 def _parallax(state: BundleState, seen: Observations, directions: Float64[np.ndarray, "N 3"]) -> Float64[np.ndarray, "N"]:
@@ -222,13 +243,15 @@ def _typical_parallax(lifted: _Lifted) -> float:
     return float(np.median(lifted.parallax[still])) if still.any() else 0.0
 
 
-def _positions(wanted: _Lifted, support: _Lifted, camera: CameraPath) -> Float32[np.ndarray, "T N 3"]:
-    """World positions in all frames: still tracks where triangulated, moving ones at the depth of the ground they stand on."""
+def _positions(wanted: _Lifted, support: _Lifted, camera: CameraPath) -> tuple[Float32[np.ndarray, "T N 3"], Float64[np.ndarray, "N"]]:
+    """World positions in all frames: still tracks where triangulated, moving ones at the depth of the ground they stand on; and the
+    deviation of their depth, in terms of it."""
     frames = len(camera)
     out = np.repeat(wanted.xyz[None].astype(np.float32), frames, axis=0)
+    deviation = wanted.depth_deviation / np.maximum(wanted.own, 1e-6)
     mine, other = np.flatnonzero(wanted.moving), np.flatnonzero(support.moving)
     if not len(mine):
-        return out
+        return out, deviation
     focal = float(camera.intrinsics[0, 0, 0])
     longer = float(max(camera.size))
     working_focal = wanted.focal
@@ -248,12 +271,20 @@ def _positions(wanted: _Lifted, support: _Lifted, camera: CameraPath) -> Float32
         pixels = torch.from_numpy(placed.points[frame]).double() * longer
         lifted[frame] = unproject(pixels, torch.from_numpy(1 / placed.disparity[frame]), pose, centred).numpy()
     out[:, mine] = carry(lifted, placed.known, label)[:, : len(mine)]
-    return out
+    known = (support.depth_deviation / np.maximum(support.own, 1e-6))[_known(support)]
+    grounded = np.hypot(GROUNDED_DEVIATION, np.median(known) if len(known) else UNGROUNDED_DEVIATION)
+    deviation[mine] = np.where(placed.grounded[: len(mine)], grounded, UNGROUNDED_DEVIATION)
+    return out, deviation
+
+
+def _known(support: _Lifted) -> Bool[np.ndarray, "N"]:
+    """Still tracks whose depth is more than a guess."""
+    return ~support.moving & (support.depth_deviation <= 1.0)
 
 
 def _ground(support: _Lifted, camera: CameraPath, unit: float) -> list[Ground]:
     """The still points that each frame shows."""
-    known = ~support.moving & (support.depth_deviation <= 1.0)
+    known = _known(support)
     ground = []
     for frame, (pose, intrinsics) in enumerate(zip(camera.camera_from_world, camera.intrinsics, strict=True)):
         chosen = known & support.visible[frame]
@@ -265,7 +296,7 @@ def _ground(support: _Lifted, camera: CameraPath, unit: float) -> list[Ground]:
 
 def _confidence(lifted: _Lifted) -> Float32[np.ndarray, "T N"]:
     """In [0, 1]: how well depth is known, how well a still point explains the track, and whether it is seen."""
-    depth = 1 / (1 + (lifted.depth_deviation / 0.1) ** 2)
+    depth = 1 / (1 + (lifted.depth_deviation / CONFIDENT) ** 2)
     fit = 1 / (1 + (lifted.error / 2.0) ** 2)
     per_track = np.where(lifted.moving, MOVING_CONFIDENCE * lifted.firm, depth * fit)
     return np.where(lifted.visible, np.float32(1.0), np.float32(0.5)) * per_track.astype(np.float32)
@@ -283,10 +314,7 @@ def _report(
     lost = 1.0 - float(wanted.visible.mean())
     warnings = []
     if parallax < LOW_PARALLAX_DEGREES:
-        warnings.append(
-            f"parallax too low ({parallax:.2f}°): the camera turns or stands still, so depth cannot be seen and is a guess; "
-            "moves that only turn or zoom come out right, moves that travel do not"
-        )
+        warnings.append(guessed_depth(parallax))
     if not estimated and not known_fov:
         warnings.append(
             f"the clip hardly tells the focal length: {fov:.0f}° wide, give or take {fov_deviation:.0f}°; give --fov if you know it"

@@ -1,5 +1,6 @@
 """Depth for every pixel of every frame, from flow tracks, the cameras and the tracker's 3D tracks."""
 
+import math
 from dataclasses import dataclass, replace
 
 import cv2
@@ -13,8 +14,9 @@ from track2view.geometry import inside, project
 from track2view.progress import progress
 from track2view.records import CameraPath, Clip, Size, TrackSet
 from track2view.trackers.bundle import BundleState, Observations, canonical_pixels, residuals, triangulate
-from track2view.trackers.certainty import WORLDS_RELIEF, Halves, held_share, looseness, rim_of
+from track2view.trackers.certainty import CALIBRATED, CONFIDENT, LEAST_CONFIDENCE, WORLDS_RELIEF, Halves, held_share, looseness, rim_of
 from track2view.trackers.flow import NeighbourFlow, follow
+from track2view.trackers.relative_depth import PLAUSIBLE, AlignedDepth
 
 KEY_INTERVAL = 8
 REACH = 18
@@ -24,12 +26,10 @@ MOVING_PIXELS = 2.5
 TRUSTED = 0.2
 NEAREST, FARTHEST = 1.25, 0.5
 ISLAND_SHARE = 2e-3
-CONFIDENT, LEAST_CONFIDENCE = 0.1, 0.01
-"""Deviation of depth, in terms of it, at which a track's confidence is one half (design section 3), and the least that is believed."""
 MOVERS_DEVIATION = 0.85
 """Deviation of how far what moves is, in terms of it: for where it stands is a guess."""
-CALIBRATED, SMOOTHED = 0.75, 0.02
-"""Deviations in terms of what triangulation says, and what spreading depth over a picture adds, in terms of it (docs/benchmarks.md)."""
+SMOOTHED = 0.02
+"""Deviation that spreading depth over a picture adds, in terms of it (docs/benchmarks.md)."""
 SMOOTHING = 60.0
 COLOUR_SIGMA = 12.0
 SPECK_WINDOW = 5
@@ -40,6 +40,8 @@ EDGE_TRUST = 0.02
 SNAP_WINDOW = 7
 SNAP_RATIO = 1.06
 SNAP_STEEPNESS = 0.7
+BESIDE_TRACKS, PRIOR_WEIGHT = 5, 0.05
+"""Tracks around a point by which a depth prior is raised or lowered there, and what it then counts for beside a point that views tell."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,15 +105,51 @@ class _Points:
     firm: Float32[np.ndarray, "N"]
 
 
-def densify(clip: Clip, flow: NeighbourFlow, tracks: TrackSet, camera: CameraPath) -> DenseDepth:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Guess:
+    """What points are drawn to where views say little.
+
+    Attributes:
+        variance: of it, in terms of it.
+        weight: what a point that is wholly a guess counts for beside one that is wholly seen.
+        factor: by how many times what is seen may be nearer or farther, and still be still.
+        views_deviation: of what views tell, in terms of it, beside what their halves disagree on.
+    """
+
+    disparity: Float64[np.ndarray, "n"]
+    variance: Float64[np.ndarray, "n"]
+    weight: float = 0.0
+    factor: float = math.inf
+    views_deviation: float = 0.0
+
+    def bounded(self, halves: Halves) -> Halves:
+        """What views tell of inverse depth, no farther from the guess than it can be: beyond lies what moves."""
+        nearest, farthest = self.disparity * self.factor, self.disparity / self.factor
+        return replace(halves, inverse_depth=np.clip(halves.inverse_depth, farthest, nearest))
+
+    def asked(self, halves: Halves, variance: Float64[np.ndarray, "n"]) -> Float64[np.ndarray, "n"]:
+        """The inverse depth at which points are asked whether they move: their own, as far as views can tell it at all.
+
+        Args:
+            variance: squared pixels by which views miss a still point.
+        """
+        weight = variance / (math.log(self.factor) * self.disparity) ** 2
+        own = halves.inverse_depth[2]
+        return own + weight / np.maximum(halves.information[2] + weight, 1e-12) * (self.disparity - own)
+
+
+def densify(clip: Clip, flow: NeighbourFlow, tracks: TrackSet, camera: CameraPath, prior: AlignedDepth | None = None) -> DenseDepth:
     """Depth maps that agree with the tracks where these are, and follow image edges between.
 
     Every few frames a fine grid of points is followed both ways and triangulated with the known cameras; points that no
     still position explains take the depth of the nearest moving tracks. An edge-aware smoother spreads both.
+
+    Args:
+        prior: a network's depth, of which the tracks have had their share: what dense tracks are drawn to as far as views say little.
     """
     count, size = len(clip), flow.size
     height, width = size[0] // 2, size[1] // 2
-    anchors = _Anchors(tracks, camera, size)
+    anchors = _Anchors(tracks, camera, size) if prior is None else _InformedAnchors(tracks, camera, size, prior)
     disparity, deviation = torch.empty(count, height, width), torch.empty(count, height, width)
     lively = torch.zeros(count, height, width, dtype=torch.bool)
     gathered: dict[int, Float32[np.ndarray, "4 2 h w"]] = {}
@@ -168,8 +206,7 @@ class _Anchors:
             self.usable[frame] = (tracks.visible[frame] & inside(pixels, size) & (depth > 1e-6)).numpy()
         self.moving = tracks.moving.numpy() if tracks.moving is not None else np.zeros(count, bool)
         self.weight = tracks.confidence.numpy()
-        told = CONFIDENT**2 * (1 / np.maximum(self.weight, LEAST_CONFIDENCE) - 1)
-        self.variance = np.where(self.moving, np.float32(MOVERS_DEVIATION**2), told)
+        self.variance = self.unsure()
         self.reach = 0.05 * max(size)
         trusted = self.disparity[self.usable & ~self.moving & (self.weight > TRUSTED)]
         self.told = len(trusted) > 0
@@ -178,6 +215,11 @@ class _Anchors:
         self.nearest = NEAREST * float(np.percentile(trusted, 98))
         self.farthest = FARTHEST * float(np.percentile(trusted, 2))
         self.usable &= self.moving | ((self.disparity > self.farthest) & (self.disparity < self.nearest))
+
+    def unsure(self) -> Float32[np.ndarray, "T N"]:
+        """Variance of the tracks' disparity, in terms of it."""
+        told = CONFIDENT**2 * (1 / np.maximum(self.weight, LEAST_CONFIDENCE) - 1)
+        return np.where(self.moving, np.float32(MOVERS_DEVIATION**2), told)
 
     def moving_disparity(
         self, frame: int, points: Float32[np.ndarray, "n 2"]
@@ -197,6 +239,10 @@ class _Anchors:
         _, near = KDTree(self.points[frame, mine]).query(points, k=min(3, len(mine)))
         return np.median(self.disparity[frame, mine][near.reshape(len(points), -1)], axis=1).astype(np.float64)
 
+    def guess(self, frame: int, points: Float32[np.ndarray, "n 2"]) -> "_Guess":
+        """What dense tracks at points are drawn to."""
+        return _Guess(disparity=self.still_disparity(frame, points), variance=np.full(len(points), WORLDS_RELIEF**2))
+
     def add(self, frame: int, into: Float32[np.ndarray, "4 2 h w"]) -> None:
         """Enter the tracks of one frame beside its dense ones, as :func:`_gather` does."""
         mine = np.flatnonzero(self.usable[frame])
@@ -209,6 +255,31 @@ class _Anchors:
             np.add.at(into[part], where, amount)
 
 
+class _InformedAnchors(_Anchors):
+    """Tracks that had their share of a depth prior, and the prior between them."""
+
+    def __init__(self, tracks: TrackSet, camera: CameraPath, size: Size, prior: AlignedDepth) -> None:
+        super().__init__(tracks, camera, size)
+        self.prior, self.size = prior, np.array(size[::-1], np.float32)
+
+    def unsure(self) -> Float32[np.ndarray, "T N"]:
+        """As tracks say themselves, moving ones too: they were told."""
+        return CONFIDENT**2 * (1 / np.maximum(self.weight, LEAST_CONFIDENCE) - 1)
+
+    def guess(self, frame: int, points: Float32[np.ndarray, "n 2"]) -> _Guess:
+        """The prior, raised or lowered as the still tracks around are beside it."""
+        said = self.prior.at(frame, points / self.size).astype(np.float64)
+        mine = np.flatnonzero(self.usable[frame] & ~self.moving)
+        if len(mine):
+            beside = np.log(self.disparity[frame, mine] / self.prior.at(frame, self.points[frame, mine] / self.size))
+            _, near = KDTree(self.points[frame, mine]).query(points, k=min(BESIDE_TRACKS, len(mine)))
+            said *= np.exp(np.median(beside[near.reshape(len(points), -1)], axis=1))
+        variance = self.prior.variance(said.astype(np.float32)).astype(np.float64)
+        return _Guess(
+            disparity=said, variance=variance, weight=PRIOR_WEIGHT, factor=math.exp(PLAUSIBLE), views_deviation=self.prior.path_deviation
+        )
+
+
 def _triangulated(flow: NeighbourFlow, camera: CameraPath, key: int, anchors: _Anchors) -> _Points:
     frames = range(max(0, key - REACH), min(len(camera), key + REACH + 1))
     height, width = flow.size
@@ -219,7 +290,8 @@ def _triangulated(flow: NeighbourFlow, camera: CameraPath, key: int, anchors: _A
     part = camera[frames.start : frames.stop].resized(flow.size)
     canonical, focal = canonical_pixels(points, part.intrinsics.numpy())
     anchor = np.full(len(start), key - frames.start)
-    told = anchors.still_disparity(key, start)
+    guess = anchors.guess(key, start)
+    told = guess.disparity
     state = BundleState(
         rotation=part.camera_from_world[:, :3, :3].numpy(),
         centre=part.world_from_camera[:, :3, 3].numpy(),
@@ -232,11 +304,14 @@ def _triangulated(flow: NeighbourFlow, camera: CameraPath, key: int, anchors: _A
     loose = looseness(flow.grey[key], start)
     halves = Halves.of(state, seen, told, 1.0, rim=rim_of(part.intrinsics[:, 0, 0].numpy(), flow.size), held=held_share(loose))
     variance = halves.variance(start)
-    relief = max(halves.relief(told, variance), 1e-12)
+    halves = guess.bounded(halves)
+    feigned = (guess.views_deviation * told) ** 2
+    variance = variance + halves.information[2] * feigned
+    relief = max(halves.relief(told, variance) - float(np.mean(feigned)), 1e-12)
     prior, doubt = variance / relief, loose * variance
     inverse_depth, information = triangulate(state, seen, told, 1.0, prior=prior)
     unsure = (doubt / (information + doubt / relief) + halves.shared_error(doubt, told)) / inverse_depth**2
-    error, in_front = residuals(replace(state, inverse_depth=halves.inverse_depth[2]), seen)
+    error, in_front = residuals(replace(state, inverse_depth=guess.asked(halves, variance)), seen)
     state = replace(state, inverse_depth=inverse_depth)
     size = np.where(in_front, np.linalg.norm(error, axis=-1), 99.0)
     worst = np.zeros(len(start))
@@ -253,8 +328,9 @@ def _triangulated(flow: NeighbourFlow, camera: CameraPath, key: int, anchors: _A
         disparity=(1 / np.maximum(depth.numpy(), 1e-6)).astype(np.float32),
         still=observed & (worst < STILL_PIXELS),
         moving=moving,
-        weight=np.where(moving, 1 / loose, information / (information + prior)).astype(np.float32) + np.float32(1e-3),
-        variance=(WORLDS_RELIEF**2 * unsure / (WORLDS_RELIEF**2 + unsure)).astype(np.float32),
+        weight=np.where(moving, 1 / loose, (information + guess.weight * prior) / (information + prior)).astype(np.float32)
+        + np.float32(1e-3),
+        variance=(guess.variance * unsure / (guess.variance + unsure)).astype(np.float32),
         firm=np.where(moving, 1 / loose, np.maximum(1 / loose, information / (information + prior))).astype(np.float32),
     )
 
