@@ -1,6 +1,7 @@
 """Two eyes and several cameras: what is apart by how much, and which frame is whose."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -8,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import TrueShot
+from media_support import flash_and_beep, heard_at
 from shot_support import exact_shot
 from test_cli import run
 
 from track2view.cameras import apply_move, cut_between, parse_cuts, parse_move, read_camera
 from track2view.errors import UserError
-from track2view.pipeline import Shot, refilm, target_camera
+from track2view.pipeline import Shot, refilm, target_camera, write_run
 from track2view.scenes import World, render_path
 from track2view.stereo import DISTANCE, OWN_PATH, eyes, split_stereo, write_stereo
 from track2view.video import read_clip
@@ -93,6 +95,23 @@ def test_a_cut_shows_each_camera_from_its_second_on(arc: TrueShot) -> None:
         cut_between(paths[:2], parse_cuts(["orbit-left@0", "static@99"]), fps)
     with pytest.raises(UserError, match=r"--cut static@0.001: shows no frame|--cut orbit-left@0: shows no frame"):
         cut_between(paths[:2], parse_cuts(["orbit-left@0", "static@0.001"]), fps)
+
+
+def test_frames_cuts_and_sound_keep_step(made: tuple[World, Shot], tmp_path: Path) -> None:
+    """The light goes on, a sound begins and the camera is cut, all in the fifth frame."""
+    shot, moment = made[1], 4
+    frames = shot.clip.frames.clone()
+    frames[:moment] //= 8
+    film = read_clip(flash_and_beep(tmp_path / "film.mkv", "aac", 48000, "mono", at=moment / 10, seconds=0.7))
+    clip = replace(shot.clip, frames=frames, audio=film.audio)
+    cuts = parse_cuts(["static@0", f"pan-left:15@{moment / 10}"])
+    path = cut_between([target_camera(shot, each.camera, easing="in") for each in cuts], cuts, float(clip.fps))
+    write_run(replace(shot, clip=clip, scene=clip), path, tmp_path / "run")
+    shown = read_clip(tmp_path / "run/output.mp4").frames.float().mean((1, 2, 3))
+    unseen = (read_clip(tmp_path / "run/guide_mask.mp4").frames > 127).float().mean((1, 2, 3))
+    assert (shown > shown.max() / 2).nonzero()[:, 0].tolist() == list(range(moment, FRAMES))
+    assert (unseen > 0.03).nonzero()[:, 0].tolist() == list(range(moment, FRAMES))
+    assert abs(heard_at(tmp_path / "run/output.mp4") - moment / 10) < 0.5 / 10
 
 
 @pytest.mark.parametrize(
