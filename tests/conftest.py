@@ -1,5 +1,6 @@
 """What tests share: small procedural shots with exact truth, and a cache of their own."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from track2view import cli
 from track2view.records import CameraPath, Clip
 from track2view.scenes import World, make_camera, make_world, render_clip
 from track2view.video import clip_images, write_video
@@ -38,6 +40,30 @@ class TrueShot:
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRACK2VIEW_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@dataclass(frozen=True)
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def within(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """The program without a process of its own: loading the libraries takes longer than the work."""
+
+    def call(arguments: list[str | Path]) -> Done:
+        monkeypatch.chdir(tmp_path)
+        code = 0
+        try:
+            cli.main([*map(str, arguments)])
+        except SystemExit as stopped:
+            code = int(stopped.code or 0)
+        printed = capfd.readouterr()
+        return Done(code, printed.out, printed.err)
+
+    return call
 
 
 @pytest.fixture(scope="session")

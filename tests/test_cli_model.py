@@ -6,18 +6,17 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import Done
 from model_support import random_adapter
 from safetensors.torch import load_file, save_file
 from test_cli import run
 from torch import Tensor
 
-from track2view import cli
 from track2view.model import diffusion
 from track2view.model.checkpoint import MINI, AdapterRecord
 from track2view.model.conditioners.protocol import RenderedView
@@ -34,30 +33,6 @@ def micro(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [str(out / "base"), str(out / "adapter")]
     return out
-
-
-@dataclass(frozen=True)
-class Done:
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-@pytest.fixture
-def within(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Done]:
-    """The program without a process of its own: loading the libraries takes longer than the work."""
-
-    def call(arguments: list[str | Path]) -> Done:
-        monkeypatch.chdir(tmp_path)
-        code = 0
-        try:
-            cli.main([*map(str, arguments)])
-        except SystemExit as stopped:
-            code = int(stopped.code or 0)
-        printed = capfd.readouterr()
-        return Done(code, printed.out, printed.err)
-
-    return call
 
 
 def by_diffusion(model: Path, *more: str | Path) -> list[str | Path]:

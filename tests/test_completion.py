@@ -5,18 +5,19 @@ import json
 import math
 import shlex
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import Done
 from diffusers.models.transformers.transformer_wan_vace import WanVACETransformer3DModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from shot_support import exact_shot
-from test_cli_model import Done, within  # noqa: F401
 from test_docs import blocks
 from torch import Tensor
 from vace_support import Knowing, new_vace
@@ -36,6 +37,8 @@ from track2view.pipeline import target_camera
 from track2view.scenes import make_rig, make_training_world, render_path
 from track2view.video import read_clip
 from track2view.warp import WarpRenderer
+
+Within = Callable[[list[str | Path]], Done]
 
 FAST = DiffusionSettings(steps=2, guidance=Guidance(scale=1.0))
 SIZE = (32, 56)
@@ -376,7 +379,7 @@ def test_a_bad_lora_is_one_line(case: str, folder: Path, tmp_path: Path) -> None
     assert "\n" not in str(refused.value)
 
 
-def test_a_clip_is_completed_as_the_docs_say(folder: Path, short_file: Path, within, tmp_path: Path) -> None:  # noqa: F811
+def test_a_clip_is_completed_as_the_docs_say(folder: Path, short_file: Path, within: Within, tmp_path: Path) -> None:
     (line,) = blocks("docs/completion.md", "sh")
     (tmp_path / "clip.mp4").symlink_to(short_file)
     (tmp_path / "Wan2.1-VACE-1.3B-diffusers").symlink_to(folder)
@@ -405,7 +408,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_one_line(case: str, folder: Path, short_file: Path, within, tmp_path: Path) -> None:  # noqa: F811
+def test_bad_input_is_one_line(case: str, folder: Path, short_file: Path, within: Within, tmp_path: Path) -> None:
     options, message = BAD[case]
     options = [folder if each == "FOLDER" else each for each in options]
     done: Done = within(["render", short_file, "--camera", "pan-left", "--renderer", "complete", "--out", "run", *options])
@@ -416,7 +419,7 @@ def test_bad_input_is_one_line(case: str, folder: Path, short_file: Path, within
     assert not (tmp_path / "run/output.mp4").exists()
 
 
-def test_a_lora_for_another_renderer_is_refused(short_file: Path, within) -> None:  # noqa: F811
+def test_a_lora_for_another_renderer_is_refused(short_file: Path, within: Within) -> None:
     done: Done = within(["render", short_file, "--camera", "pan-left", "--lora", "any.safetensors"])
     assert done.returncode == 2
     assert "--lora: is for --renderer complete" in done.stderr

@@ -1,16 +1,18 @@
 """What is said of a path before it is rendered, against what rendering it shows."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import Done
 from shot_support import exact_shot
-from test_cli import run
 
 from track2view.cameras import parse_move
 from track2view.errors import UserError
 from track2view.outlook import FURTHEST, SHARES, Coverage, Outlook
-from track2view.pipeline import Shot, refilm, target_camera
+from track2view.pipeline import Shot, target_camera
+from track2view.warp import WarpRenderer
 
 SIZE, FRAMES = (180, 320), 5
 
@@ -26,7 +28,8 @@ def outlook(shot: Shot) -> Outlook:
 
 
 def measured(shot: Shot, camera: str) -> np.ndarray:
-    return np.array([float(view.seen.float().mean()) for view in refilm(shot, target_camera(shot, camera))])
+    renderer, target = WarpRenderer(shot.scene, shot.depth, shot.tracking.camera), target_camera(shot, camera)
+    return np.array([float(renderer.render(target, frame).seen.float().mean()) for frame in range(FRAMES)])
 
 
 @pytest.mark.parametrize("camera", ["orbit-right:20", "dolly-out:0.6", "pan-left:25", "static"])
@@ -68,17 +71,17 @@ def test_a_forecast_names_memory_disk_and_time(shot: Shot, outlook: Outlook) -> 
     assert outlook.forecast(target_camera(shot, "orbit-right")).startswith("about 0.6 GB of memory, 21 MB of disk, 0.")
 
 
-def test_how_far_and_validation_are_commands(short_file: Path, tmp_path: Path) -> None:
-    done = run(["how-far", short_file, "orbit-right"], tmp_path)
+def test_how_far_and_validation_are_commands(short_file: Path, within: Callable[..., Done], tmp_path: Path) -> None:
+    done = within(["how-far", short_file, "orbit-right"])
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert [line.split(" of every picture is seen up to ")[0] for line in lines] == [f"orbit-right: {share} %" for share in (90, 75, 50)]
     assert all(line.endswith(" degrees") for line in lines)
-    done = run(["render", short_file, "--camera", "orbit-right:5", "dolly-out", "--validate-only", "--out", "run"], tmp_path)
+    done = within(["render", short_file, "--camera", "orbit-right:5", "dolly-out", "--validate-only", "--out", "run"])
     assert done.returncode == 0, done.stderr
     assert [line.split(":")[0] for line in done.stdout.splitlines()] == ["orbit-right", "dolly-out"]
     assert all(" never seen " in line and "GB of memory" in line for line in done.stdout.splitlines())
     assert not (tmp_path / "run").exists()
-    done = run(["how-far", short_file, "orbit-right+pan-left"], tmp_path)
+    done = within(["how-far", short_file, "orbit-right+pan-left"])
     assert (done.returncode, done.stdout) == (2, "")
     assert "has no single amount to find" in done.stderr

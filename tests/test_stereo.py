@@ -1,6 +1,7 @@
 """Two eyes and several cameras: what is apart by how much, and which frame is whose."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,10 +9,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import TrueShot
+from conftest import Done, TrueShot
 from media_support import flash_and_beep, heard_at
 from shot_support import exact_shot
-from test_cli import run
 
 from track2view.cameras import apply_move, cut_between, parse_cuts, parse_move, read_camera
 from track2view.errors import UserError
@@ -129,14 +129,14 @@ def test_a_cut_that_is_none_is_refused(cuts: list[str], words: str) -> None:
         parse_cuts(cuts)
 
 
-def test_both_are_commands(short_file: Path, tmp_path: Path) -> None:
-    done = run(["render", short_file, "--cut", "orbit-left:5@0", "static@0.25", "--out", "cut"], tmp_path)
+def test_both_are_commands(short_file: Path, within: Callable[..., Done], tmp_path: Path) -> None:
+    done = within(["render", short_file, "--cut", "orbit-left:5@0", "static@0.25", "--out", "cut"])
     assert done.returncode == 0, done.stderr
     target = read_camera(tmp_path / "cut/target_camera.json")
     moved = (target.world_from_camera - read_camera(tmp_path / "cut/source_camera.json").world_from_camera[:1]).abs().amax((1, 2))
     assert (moved[3:] < 1e-9).all()
     assert moved[2] > 1e-3
-    done = run(["render", short_file, "--camera", "orbit-left:5+stereo", "--out", "stereo"], tmp_path)  # the tracks are there by now
+    done = within(["render", short_file, "--camera", "orbit-left:5+stereo", "--out", "stereo"])  # the tracks are there by now
     assert done.returncode == 0, done.stderr
     assert read_clip(tmp_path / "stereo/output.mp4").size == (96, 336)
     for wrong, words in (
@@ -147,6 +147,6 @@ def test_both_are_commands(short_file: Path, tmp_path: Path) -> None:
         (["--camera", "stereo", "--renderer", "diffusion"], "--renderer warp alone"),
         (["--camera", "stereo", "--guide", "vace"], "--guide: a guide is of one eye"),
     ):
-        done = run(["render", short_file, *wrong], tmp_path)
+        done = within(["render", short_file, *wrong])
         assert (done.returncode, done.stdout) == (2, "")
         assert words in done.stderr

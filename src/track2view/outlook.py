@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from jaxtyping import Float64
 
 from track2view.cameras import MOVES, CameraMove, apply_move
@@ -16,7 +17,7 @@ from track2view.progress import progress
 from track2view.records import CameraPath
 from track2view.warp import WarpRenderer
 
-SHORT_SIDE = 160
+SHORT_SIDE = 320
 """Of the views that coverage is found in."""
 GOOD, FAIR = 0.9, 0.75
 """Shares of a view that are seen, from which on it is green, and yellow; red below."""
@@ -54,7 +55,7 @@ class Coverage:
 
 
 class Outlook:
-    """What a clip can show of any number of paths: views of a few frames, small, and nothing painted.
+    """What a clip can show of any number of paths: views of a few frames, of the clip made small, and nothing painted.
 
     Args:
         shot: the clip and what is known of it.
@@ -62,16 +63,21 @@ class Outlook:
     """
 
     def __init__(self, shot: Shot, device: str = "cpu") -> None:
-        self.shot = shot
-        tracking = shot.tracking
-        self.renderer = WarpRenderer(shot.scene, shot.depth, tracking.camera, device, tracking.report.focal_deviation)
+        self.shot, self.device = shot, device
+        height, width = shot.scene.size
+        scale = min(1.0, SHORT_SIDE / min(height, width))
+        self.size = round(height * scale), round(width * scale)
+        # views as small as the clip tear where large ones of the large clip do, and colours are of no account
+        row, column = (
+            ((torch.arange(small) + 0.5) * large / small).long() for small, large in zip(self.size, (height, width), strict=True)
+        )
+        small = replace(shot.scene, frames=shot.scene.frames[:, :, row[:, None], column])
+        self.renderer = WarpRenderer(small, shot.depth, shot.tracking.camera, device)
 
     def coverage(self, target: CameraPath, frames: Sequence[int] | None = None) -> Coverage:
         """Of some frames of a path; of all by default."""
         frames = range(len(target)) if frames is None else frames
-        height, width = target.size
-        scale = min(1.0, SHORT_SIDE / min(height, width))
-        small = target.resized((round(height * scale), round(width * scale)))
+        small = target.resized(self.size)
         shares = [float(self.renderer.seen(small, frame).float().mean()) for frame in progress(frames, "looking ahead", len(frames))]
         return Coverage(seen=np.array(shares), seconds=np.array(frames, np.float64) / float(self.shot.clip.fps))
 
@@ -111,10 +117,11 @@ class Outlook:
     def forecast(self, target: CameraPath) -> str:
         """Memory, disk and time that rendering a path will take, from one frame of it."""
         clip = self.shot.clip
+        renderer = WarpRenderer(self.shot.scene, self.shot.depth, self.shot.tracking.camera, self.device)
         started = time.perf_counter()
-        imagined = self.renderer.imagine(target)
+        imagined = renderer.imagine(target)
         once = time.perf_counter()
-        self.renderer.render(target, len(clip) - 1, imagined)
+        renderer.render(target, len(clip) - 1, imagined)
         seconds = once - started + (time.perf_counter() - once) * len(clip)
         memory, disk = tracking_memory(len(clip), clip.size), disk_needed(clip)
         return f"about {memory / 1e9:.1f} GB of memory, {disk / 1e6:.0f} MB of disk, {seconds / 60:.1f} min"

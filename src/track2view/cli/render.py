@@ -130,7 +130,6 @@ class Render:
     def run(self) -> None:
         """Prepare once, render every camera."""
         from track2view import pipeline
-        from track2view.generation import described
         from track2view.outlook import Outlook
         from track2view.preflight import check_device
         from track2view.stereo import write_stereo
@@ -148,6 +147,8 @@ class Render:
                 say(f"{camera}: {outlook.coverage(target).in_words}; {outlook.forecast(target)}")
             return
         if generator is not None and self.diffusion.captioner is not None:
+            from track2view.generation import described  # it brings the libraries of models, which the warp does without
+
             generator = described(generator, shot.scene, self.diffusion.captioner)
             say(f"prompt: {generator.settings.prompt}")
         settings: dict[str, object] = {key: str(value) for key, value in asdict(self).items() if value is not None}

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Int64, UInt8
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, conv2d, grid_sample, max_pool2d
+from torch.nn.functional import avg_pool2d, conv2d, grid_sample, interpolate, max_pool2d
 
 from track2view.errors import UserError
 from track2view.geometry import invert, pixel_centres
@@ -19,6 +19,8 @@ from track2view.warp.fill import Imagined, complete, paint, textured
 from track2view.warp.splat import look, splat_disparity, splat_nearest
 
 MAX_SUPERSAMPLING = 3
+WIDEST_GAP = 1.35
+"""Pixels of the target between points that land beside each other, from which on a surface would have holes: it lands in fewer."""
 AGREEMENT = 0.08
 BACKGROUND_FRAMES = 12
 MOVING_MARGIN = 9
@@ -145,15 +147,18 @@ class WarpRenderer:
         middle = torch.tensor([width / 2, height / 2, 1.0], device=self.device)
         approach = float((matrix[2] @ middle + shift[2] * disparity.median()).clamp(min=0.2))
         scale = target.size[0] / height * zoom / approach
-        fine = min(MAX_SUPERSAMPLING, max(1, math.ceil(scale - 0.35)))
+        fine = min(MAX_SUPERSAMPLING, max(1, math.ceil(scale - WIDEST_GAP + 1)))
         if fine > 1:
             disparity = torch.from_numpy(
                 cv2.resize(disparity.cpu().numpy(), (width * fine, height * fine), interpolation=cv2.INTER_NEAREST)
             ).to(self.device)
         centres = (pixel_centres(height * fine, width * fine) / fine).to(self.device).reshape(-1, 2)
         pixels, landed = _carry(centres, disparity.reshape(-1), matrix, shift)
-        surface, coverage = splat_disparity(pixels, landed, target.size)
-        return _close_cracks(surface, coverage)
+        coarse = max(1.0, scale / fine / WIDEST_GAP)
+        size = math.ceil(target.size[0] / coarse), math.ceil(target.size[1] / coarse)
+        shrunk = torch.tensor([size[1] / target.size[1], size[0] / target.size[0]], device=self.device)
+        surface = _close_cracks(*splat_disparity(pixels * shrunk, landed, size))
+        return interpolate(surface[None, None], size=target.size, mode="nearest-exact")[0, 0]
 
     def _softened(
         self, colour: Float32[Tensor, "3 H W"], seen: Bool[Tensor, "H W"], surface: Float32[Tensor, "H W"], target: CameraPath, frame: int
