@@ -40,7 +40,8 @@ def run(arguments: list[str | Path], cwd: Path, **environment: str) -> subproces
 
 
 def test_a_run_folder_holds_what_it_should(short_file: Path, tmp_path: Path) -> None:
-    done = run(["render", short_file, "--camera", "orbit-right", "--amount", "10", "--out", tmp_path / "run"], tmp_path)
+    words = ["render", short_file, "--camera", "orbit-right", "--amount", "10", "--out", tmp_path / "run"]
+    done = run(words, tmp_path, TRACK2VIEW_CACHE=str(tmp_path / "cache"))
     assert done.returncode == 0, done.stderr
     names = {"output.mp4", "compare.mp4", "overview.png", "tracks.npz", "source_camera.json", "target_camera.json", "run.json"}
     names |= {"guide.mp4", "guide_mask.mp4", "depth", "reference.png", "scene.glb"}

@@ -108,6 +108,9 @@ def test_outlines_are_as_soft_as_a_lens_draws_them(lively: TrueShot, monkeypatch
     assert psnr(soft.colour, truth.colour, rim & soft.seen) > psnr(hard.colour, truth.colour, rim & soft.seen) + 1
     assert torch.equal(soft.seen, hard.seen)
     assert torch.equal(soft.disparity, hard.disparity)
+    beside_holes = soft.seen & (soft.colour != hard.colour).any(0) & (max_pool2d((~soft.seen)[None].float(), 3, 1, 1)[0] > 0)
+    darker = soft.colour[:, beside_holes].float().mean() / hard.colour[:, beside_holes].float().mean()
+    assert float(darker) > 0.93, "what is not seen has no colour to mix with"
 
 
 def test_slopes_between_near_and_far_leave_no_specks(arc: TrueShot) -> None:
