@@ -157,6 +157,18 @@ def test_a_frame_that_shows_no_track_goes_by_those_around_it() -> None:
     assert np.abs(off(aligned, truth)[3]).max() < 0.03
 
 
+def test_a_frame_that_shows_few_tracks_leans_to_those_around_it() -> None:
+    """Two tracks that are off by 15 %, of a frame whose neighbours show them all."""
+    camera = a_camera()
+    truth, tracks = exact(camera), tracks_of(camera)
+    visible, xyz = tracks.visible.clone(), tracks.xyz_world.clone()
+    visible[3], visible[3, :2] = False, True
+    xyz[3, :2] *= 1.15
+    said = said_of(truth, 4, shifted=False)
+    aligned = align(said, replace(tracks, visible=visible, xyz_world=xyz), camera, np.full(300, SURE))
+    assert np.abs(off(aligned, truth)[3]).max() < 0.06
+
+
 def test_disparities_of_another_length_are_refused() -> None:
     camera = a_camera()
     said = said_of(exact(camera), 5, shifted=True)

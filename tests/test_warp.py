@@ -14,7 +14,7 @@ from torch.nn.functional import avg_pool2d, max_pool2d
 from track2view.cameras import apply_move, parse_move
 from track2view.errors import UserError
 from track2view.metrics import psnr
-from track2view.records import Clip, Queries
+from track2view.records import CameraPath, Clip, Queries
 from track2view.scenes import render_view, shown_by
 from track2view.trackers import SfmTracker
 from track2view.trackers.flow import neighbour_flow
@@ -111,6 +111,53 @@ def test_outlines_are_as_soft_as_a_lens_draws_them(lively: TrueShot, monkeypatch
     beside_holes = soft.seen & (soft.colour != hard.colour).any(0) & (max_pool2d((~soft.seen)[None].float(), 3, 1, 1)[0] > 0)
     darker = soft.colour[:, beside_holes].float().mean() / hard.colour[:, beside_holes].float().mean()
     assert float(darker) > 0.93, "what is not seen has no colour to mix with"
+
+
+def a_square(frames: int = 2) -> tuple[Clip, DenseDepth, CameraPath]:
+    """A red square before a green wall five times as far, drawn softly: pixels beside its outline are of both colours."""
+    near = torch.zeros(96, 128)
+    near[32:64, 48:80] = 1
+    soft = torch.from_numpy(cv2.GaussianBlur(near.numpy(), (0, 0), 0.8))
+    colour = (torch.stack([soft, 1 - soft, torch.zeros_like(soft)]) * 255).round().to(torch.uint8)
+    disparity = (0.2 + 0.8 * near)[::2, ::2].expand(frames, -1, -1)
+    matrix = torch.tensor([[100.0, 0, 64], [0, 100, 48], [0, 0, 1]], dtype=torch.float64)
+    poses = torch.eye(4, dtype=torch.float64).repeat(frames, 1, 1)
+    camera = CameraPath(world_from_camera=poses, intrinsics=matrix.repeat(frames, 1, 1), size=(96, 128), unit="metre")
+    depth = DenseDepth.exact(disparity=disparity.contiguous(), moving=torch.zeros(frames, 48, 64, dtype=torch.bool))
+    return Clip(frames=colour.expand(frames, -1, -1, -1).contiguous(), fps=Fraction(24)), depth, camera
+
+
+@pytest.mark.parametrize("way", [-0.15, 0.15])
+def test_an_outline_leaves_no_ghost_where_it_was(way: float) -> None:
+    clip, depth, camera = a_square()
+    target = replace(camera, world_from_camera=camera.world_from_camera.clone())
+    target.world_from_camera[:, 0, 3] = way
+    renderer = WarpRenderer(clip, depth, camera)
+    rendered, still = renderer.render(target, 0), renderer.render(camera, 0)
+    wall = rendered.seen & (max_pool2d(rendered.disparity[None], 9, 1, 4)[0] < 0.25)
+    assert float((rendered.colour.float() - torch.tensor([0.0, 255.0, 0.0])[:, None, None])[:, wall].abs().max()) < 16
+    assert float(rendered.seen.float().mean()) > 0.86, "what is tinged is seen all the same"
+    apart = (still.colour.int() - clip.frames[0].int()).abs()
+    assert float(apart.max()) <= 1, "where nothing opens, outlines are as they were"
+
+
+def test_what_an_outline_has_tinged_is_taken_from_a_time_when_it_was_elsewhere() -> None:
+    clip, depth, camera = a_square()
+    stripes = torch.arange(128) % 2 * 255
+    frames = clip.frames.clone()
+    frames[:, 2] = stripes.to(torch.uint8)
+    frames[1, 0], frames[1, 1] = 0, 255
+    gone = DenseDepth.exact(
+        disparity=torch.stack([depth.disparity[0], torch.full((48, 64), 0.2)]),
+        moving=torch.stack([depth.disparity[0] > 0.5, depth.moving[1]]),
+    )
+    target = replace(camera, world_from_camera=camera.world_from_camera.clone())
+    target.world_from_camera[:, 0, 3] = 0.2
+    rendered = WarpRenderer(replace(clip, frames=frames), gone, camera).render(target, 0)
+    assert bool(rendered.seen[:, 8:120].all())
+    wall = max_pool2d(rendered.disparity[None], 9, 1, 4)[0] < 0.25
+    wall[:, :8], wall[:, 120:] = False, False
+    assert float((rendered.colour[2].float() - stripes)[wall].abs().max()) < 8
 
 
 def test_slopes_between_near_and_far_leave_no_specks(arc: TrueShot) -> None:

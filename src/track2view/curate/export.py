@@ -16,7 +16,7 @@ from track2view.errors import UserError
 from track2view.files import atomic_folder, read_record, write_record
 from track2view.pairing import pair_by_projection
 from track2view.records import CameraPath, PairedTracks, Queries, Size
-from track2view.scenes import Content, World, focal_of, make_rig, make_training_world, render_view, see_points, split_seed, track_points
+from track2view.scenes import Content, World, focal_of, make_rig, make_training_world, see_points, split_seed, track_points, views_along
 from track2view.scenes.rig import FPS, Split
 from track2view.video import VideoWriter, read_clip
 
@@ -122,14 +122,14 @@ def export_scene(
 def _export_view(world: World, camera: CameraPath, path: Path, truth: Path | None) -> None:
     depths, solids = [], []
     with VideoWriter(path, Fraction(FPS)) as video:
-        for frame in range(len(camera)):
-            view = render_view(world, camera, frame)
-            video.add(np.ascontiguousarray(view.colour.permute(1, 2, 0).numpy()))
+        for views in views_along(world, camera):
+            for image in views.colour.permute(0, 2, 3, 1).contiguous().numpy():
+                video.add(image)
             if truth is not None:
-                depths.append(view.depth.numpy())
-                solids.append(view.solid.numpy().astype(np.uint8))
+                depths.append(views.depth.numpy())
+                solids.append(views.solid.numpy().astype(np.uint8))
     if truth is not None:
-        np.savez_compressed(truth, depth=np.stack(depths), solid=np.stack(solids))
+        np.savez_compressed(truth, depth=np.concatenate(depths), solid=np.concatenate(solids))
 
 
 def _export_tracks(world: World, rig: dict[str, CameraPath], path: Path) -> None:

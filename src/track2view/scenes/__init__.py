@@ -3,7 +3,7 @@
 from track2view.scenes.content import Content, make_training_world
 from track2view.scenes.lifelike import KINDS, make_lifelike_world
 from track2view.scenes.make import CAMERA_KINDS, make_camera, make_world
-from track2view.scenes.render import RenderedViews, render_clip, render_path, render_view, render_views
+from track2view.scenes.render import RenderedViews, render_clip, render_path, render_view, render_views, views_along
 from track2view.scenes.rig import focal_of, make_rig, split_seed
 from track2view.scenes.stream import StreamedPair, stream_pairs
 from track2view.scenes.takes import STYLES, Style, Take, film
@@ -41,4 +41,5 @@ __all__ = [
     "split_seed",
     "stream_pairs",
     "track_points",
+    "views_along",
 ]

@@ -1,5 +1,6 @@
 """Pictures of procedural worlds: colour, exact depth and object ids, many pictures at once, on the CPU or a GPU."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -59,14 +60,17 @@ def render_views(world: World, camera: CameraPath, frames: list[int], *, camera_
     return RenderedViews(colour=image, depth=depth, solid=solid)
 
 
-def render_path(world: World, camera: CameraPath) -> RenderedViews:
-    """All frames of a camera's path, as many at once as the device likes."""
+def views_along(world: World, camera: CameraPath) -> Iterator[RenderedViews]:
+    """All frames of a camera's path in turn, as many at once as the device likes."""
     at_once = max(1, RAYS_AT_ONCE[world.device.type] // (camera.size[0] * camera.size[1]))
     starts = range(0, len(camera), at_once)
-    parts = [
-        render_views(world, camera, list(range(start, min(start + at_once, len(camera)))))
-        for start in progress(starts, "rendering the world", len(starts))
-    ]
+    for start in progress(starts, "rendering the world", len(starts)):
+        yield render_views(world, camera, list(range(start, min(start + at_once, len(camera)))))
+
+
+def render_path(world: World, camera: CameraPath) -> RenderedViews:
+    """All frames of a camera's path."""
+    parts = list(views_along(world, camera))
     return RenderedViews(
         colour=torch.cat([each.colour for each in parts]),
         depth=torch.cat([each.depth for each in parts]),

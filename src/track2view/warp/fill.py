@@ -7,13 +7,18 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float32
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, interpolate
+from torch.nn.functional import avg_pool2d, interpolate, max_pool2d
 
 from track2view.records import CameraPath, Size
 from track2view.warp.splat import look, splat_nearest
 
 IMAGINED_SIDE, LEAST_SIDE = 120, 16
 LEAST_KNOWN = 0.25
+AROUND, BEFORE = 0.1, 0.3
+"""How far about a hole, in terms of the picture's height, one looks for what is farthest; and by how much something is nearer that counts
+for half of it in what the hole is filled with."""
+CRACK = 2
+"""Pixels of seen ones around a hole that make it a crack in them, where they meet."""
 LARGE = 0.07
 """Deviation of the blur, in terms of the picture's height, beyond which colour is left as it was."""
 
@@ -55,17 +60,22 @@ class Imagined:
 def complete(
     colour: Float32[Tensor, "3 H W"],
     seen: Bool[Tensor, "H W"],
+    clean: Bool[Tensor, "H W"],
     surface: Float32[Tensor, "H W"],
     imagined: tuple[Float32[Tensor, "3 h w"], Bool[Tensor, "h w"]] | None = None,
 ) -> Float32[Tensor, "3 H W"]:
-    """A picture without holes: what is imagined of them, and a smooth guess at the rest."""
-    painted = paint(colour, seen, surface)
+    """A picture without holes: what is imagined of them, and a smooth guess at the rest.
+
+    Args:
+        clean: seen pixels whose colour is to be trusted; the others' is the smooth guess, whatever is imagined.
+    """
+    painted = paint(colour, clean, surface)
     if imagined is None or bool(seen.all()):
         return painted
     made_up, shown = imagined
     share = interpolate(shown[None, None].float(), size=seen.shape, mode="bilinear", align_corners=False)[0]
     total = interpolate((made_up * shown)[None], size=seen.shape, mode="bilinear", align_corners=False)[0]
-    return torch.where(seen, colour, (total + (1 - share) * painted).clamp(0, 1))
+    return torch.where(seen, painted, (total + (1 - share) * painted).clamp(0, 1))
 
 
 def textured(smooth: Float32[Tensor, "3 H W"], still: Bool[Tensor, "H W"]) -> tuple[Float32[Tensor, "3 H W"], Bool[Tensor, "H W"]]:
@@ -88,11 +98,19 @@ def textured(smooth: Float32[Tensor, "3 H W"], still: Bool[Tensor, "H W"]) -> tu
 
 
 def paint(colour: Float32[Tensor, "c H W"], seen: Bool[Tensor, "H W"], surface: Float32[Tensor, "H W"]) -> Float32[Tensor, "c H W"]:
-    """Fill what was never seen by a pyramid of averages that prefers what is far: holes open behind things, not before."""
+    """Fill what was never seen by a pyramid of averages: cracks with all that is beside them, wider holes with what is farthest there,
+    for these open behind things, not before."""
     if bool(seen.all()):
         return colour
-    typical = surface[seen].median().clamp(min=1e-6) if bool(seen.any()) else torch.ones((), device=colour.device)
-    weight = seen.float() / (0.05 + (surface / typical) ** 2)
+    beside = seen.float()
+    behind = beside / (1 + ((surface / _farthest_around(surface, seen) - 1) / BEFORE) ** 2)
+    grown = max_pool2d(beside[None], 2 * CRACK + 1, 1, CRACK)
+    crack = -max_pool2d(-grown, 2 * CRACK + 1, 1, CRACK)[0] > 0
+    return torch.where(seen, colour, torch.where(crack, _averaged(colour, beside), _averaged(colour, behind)))
+
+
+def _averaged(colour: Float32[Tensor, "c H W"], weight: Float32[Tensor, "H W"]) -> Float32[Tensor, "c H W"]:
+    """Weighted averages of what is near, ever broader where that has little weight."""
     levels = [(colour * weight, weight[None])]
     while max(levels[-1][1].shape[-2:]) > 1:
         total, amount = levels[-1]
@@ -102,7 +120,15 @@ def paint(colour: Float32[Tensor, "c H W"], seen: Bool[Tensor, "H W"], surface: 
         coarse = interpolate(filled[None], size=total.shape[-2:], mode="bilinear", align_corners=False)[0]
         trust = (amount / (amount + 0.02)).clamp(0, 1)
         filled = trust * total / amount.clamp(min=1e-6) + (1 - trust) * coarse
-    return torch.where(seen, colour, filled)
+    return filled
+
+
+def _farthest_around(surface: Float32[Tensor, "H W"], seen: Bool[Tensor, "H W"]) -> Float32[Tensor, "H W"]:
+    """The least disparity that is seen about each pixel."""
+    reach = max(1, round(AROUND * surface.shape[0]))
+    nearness = torch.where(seen, -surface, -torch.inf)[None, None]
+    across = max_pool2d(nearness, (1, 2 * reach + 1), 1, (0, reach))
+    return (-max_pool2d(across, (2 * reach + 1, 1), 1, (reach, 0))[0, 0]).clamp(min=1e-6)
 
 
 def _halved(image: Float32[Tensor, "c H W"]) -> Float32[Tensor, "c h w"]:

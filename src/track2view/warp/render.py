@@ -7,7 +7,7 @@ from functools import lru_cache
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Int64, UInt8
+from jaxtyping import Bool, Float32, Int64, Shaped, UInt8
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, conv2d, grid_sample, interpolate, max_pool2d
 
@@ -59,6 +59,24 @@ class _Background:
     frame: Int64[Tensor, "P"]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Gathered:
+    """What the clip shows of a target view.
+
+    Attributes:
+        picture: colour, how far astray (pixels) and whether it moves.
+        surface: disparity.
+        clean: seen pixels whose colour is their own. What lies beside an outline of the source is tinged by what is before it: there it
+            looks right, and anywhere else like the outline's ghost.
+    """
+
+    picture: Float32[Tensor, "5 H W"]
+    surface: Float32[Tensor, "H W"]
+    seen: Bool[Tensor, "H W"]
+    seen_now: Bool[Tensor, "H W"]
+    clean: Bool[Tensor, "H W"]
+
+
 class WarpRenderer:
     """Renders any number of target paths from one clip with depth.
 
@@ -75,6 +93,7 @@ class WarpRenderer:
             raise UserError(f"clip, depth and camera disagree on frames: {len(clip)}, {len(depth.disparity)}, {len(camera)}")
         self.clip, self.depth, self.device = clip, depth, torch.device(device)
         self.camera, self.lens_deviation = camera.resized(clip.size), lens_deviation
+        self.rim = -(-clip.size[0] // depth.disparity.shape[1])
         self._view = lru_cache(maxsize=BACKGROUND_FRAMES + 1)(self._load)
         self.background = self._gather_background()
 
@@ -84,53 +103,60 @@ class WarpRenderer:
         Args:
             imagined: what :meth:`imagine` made up for this path; without it, what was never seen is smooth.
         """
-        picture, surface, seen, seen_now = self._gathered(target, frame)
+        found = self._gathered(target, frame)
         made_up = None if imagined is None else imagined.seen_by(target, frame)
-        painted = complete(self._softened(picture[:3], seen, surface, target, frame), seen, surface, made_up)
+        colour, clean = _own_colours(found, self.rim + 1)
+        soft = self._softened(colour, clean, found.surface, target, frame)
+        painted = complete(soft, found.seen, clean, found.surface, made_up)
         return RenderedFrame(
             colour=(painted * 255).round().clamp(0, 255).to(torch.uint8).cpu(),
-            seen=seen.cpu(),
-            seen_now=seen_now.cpu(),
-            disparity=surface.cpu(),
-            astray=picture[3].cpu(),
+            seen=found.seen.cpu(),
+            seen_now=found.seen_now.cpu(),
+            disparity=found.surface.cpu(),
+            astray=found.picture[3].cpu(),
         )
 
     def seen(self, target: CameraPath, frame: int) -> Bool[Tensor, "H W"]:
         """Which pixels of the target view the source shows, at this time or another."""
-        return self._gathered(target, frame)[2].cpu()
+        return self._gathered(target, frame).seen.cpu()
 
     def imagine(self, target: CameraPath) -> Imagined:
         """What no frame shows and a path does: in its last view, where most of it is, then in its middle one and its first."""
         imagined = Imagined.nothing(target.size, self.device)
         small = target.resized(imagined.size)
         for frame in dict.fromkeys((len(target) - 1, len(target) // 2, 0)):
-            picture, surface, seen, _ = self._gathered(small, frame)
+            found = self._gathered(small, frame)
             made_up, shown = imagined.seen_by(small, frame)
-            known = seen | shown
-            if float((~known).float().mean()) < LEAST_HOLE:
+            known = found.clean | shown
+            if float((~(found.seen | shown)).float().mean()) < LEAST_HOLE:
                 continue
-            moves = cv2.dilate(picture[4].cpu().numpy(), np.ones((MOVING_MARGIN, MOVING_MARGIN), np.uint8)) > 0.5
+            moves = cv2.dilate(found.picture[4].cpu().numpy(), np.ones((MOVING_MARGIN, MOVING_MARGIN), np.uint8)) > 0.5
             still = known & ~torch.from_numpy(moves).to(self.device)
-            colour, found = textured(paint(torch.where(seen, picture[:3], made_up), still, surface), still)
-            new = (found & ~known).flatten()
-            disparity = paint(surface[None], still & seen, surface).flatten()[new].clamp(min=1e-6)
+            colour, copied = textured(paint(torch.where(found.clean, found.picture[:3], made_up), still, found.surface), still)
+            new = (copied & ~known).flatten()
+            disparity = paint(found.surface[None], still & found.clean, found.surface).flatten()[new].clamp(min=1e-6)
             pose, intrinsics = small.world_from_camera[frame].float().to(self.device), small.intrinsics[frame].float().to(self.device)
             xyz = _lift(pixel_centres(*imagined.size).reshape(-1, 2).to(self.device)[new], disparity, pose, intrinsics)
             imagined = imagined.beside(xyz, colour.flatten(1).T[new])
         return imagined
 
-    def _gathered(
-        self, target: CameraPath, frame: int
-    ) -> tuple[Float32[Tensor, "5 H W"], Float32[Tensor, "H W"], Bool[Tensor, "H W"], Bool[Tensor, "H W"]]:
-        """Of a target view, what the clip shows: colour, how far astray and whether it moves; its disparity; what is seen, and seen now."""
+    def _gathered(self, target: CameraPath, frame: int) -> _Gathered:
         size = target.size
-        surface = self._land(target, frame).reshape(-1)
+        surface = self._land(target, frame)
+        around = _largest_around(surface, self.rim + 1).reshape(-1)
+        surface = surface.reshape(-1)
         picture = torch.zeros(5, len(surface), device=self.device)
-        seen = torch.zeros(len(surface), dtype=torch.bool, device=self.device)
-        self._look_back(target, frame, frame, torch.arange(len(surface), device=self.device), surface, picture, seen)
+        seen, clean = (torch.zeros(len(surface), dtype=torch.bool, device=self.device) for _ in range(2))
+        self._look_back(target, frame, frame, torch.arange(len(surface), device=self.device), surface, around, picture, seen, clean)
         seen_now = seen.clone()
-        self._fill_from_other_times(target, frame, surface, picture, seen)
-        return picture.reshape(5, *size), surface.reshape(size), seen.reshape(size), seen_now.reshape(size)
+        self._fill_from_other_times(target, frame, surface, around, picture, seen, clean)
+        return _Gathered(
+            picture=picture.reshape(5, *size),
+            surface=surface.reshape(size),
+            seen=seen.reshape(size),
+            seen_now=seen_now.reshape(size),
+            clean=clean.reshape(size),
+        )
 
     def _land(self, target: CameraPath, frame: int) -> Float32[Tensor, "H W"]:
         """Disparity in the target of what the source shows at this time; 0 where it shows nothing."""
@@ -143,7 +169,7 @@ class WarpRenderer:
         )
         height, width = self.clip.size
         zoom = float(target.intrinsics[frame, 0, 0] / self.camera.intrinsics[frame, 0, 0]) * height / target.size[0]
-        _, disparity = self._view(frame)
+        _, disparity, _ = self._view(frame)
         middle = torch.tensor([width / 2, height / 2, 1.0], device=self.device)
         approach = float((matrix[2] @ middle + shift[2] * disparity.median()).clamp(min=0.2))
         scale = target.size[0] / height * zoom / approach
@@ -187,11 +213,17 @@ class WarpRenderer:
         source_frame: int,
         where: Int64[Tensor, "n"],
         surface: Float32[Tensor, "n"],
+        around: Float32[Tensor, "P"],
         picture: Float32[Tensor, "5 P"],
         seen: Bool[Tensor, "P"],
+        clean: Bool[Tensor, "P"],
     ) -> None:
         """Fill in, in place, the colour of those target pixels ``where`` whose ``surface`` a source frame indeed shows, and how far they
-        may be astray."""
+        may be astray; of those that are seen, but tinged, where it is clean there.
+
+        Args:
+            around: largest disparity about each target pixel: beside an outline, what is tinged is as it should be.
+        """
         matrix, shift = _relate(
             target.world_from_camera[frame],
             target.intrinsics[frame],
@@ -203,7 +235,7 @@ class WarpRenderer:
         centres = torch.stack([where % target.size[1], where // target.size[1]], dim=-1).float() + 0.5
         pixels, expected = _carry(centres, surface, matrix, shift)
         grid = (pixels / torch.tensor([width / 2, height / 2], device=self.device) - 1)[None, None]
-        image, disparity = self._view(source_frame)
+        image, disparity, behind_outline = self._view(source_frame)
         there = (
             self.camera.world_from_camera[source_frame],
             self.camera.intrinsics[source_frame],
@@ -220,21 +252,32 @@ class WarpRenderer:
         sampled[3] = torch.hypot(by_depth, (by_longer_lens - landed).norm(dim=-1))
         inside = (pixels >= 0).all(-1) & (pixels[:, 0] <= width) & (pixels[:, 1] <= height)
         shown, agrees = (surface > 0) & inside, _agree(disparity[row, column], expected)
-        good = shown & agrees
+        opened = around[where] < surface * (1 + AGREEMENT)
+        own = ~(opened & behind_outline[row, column])
+        good = shown & agrees & (own | ~seen[where])
         picture[:, where[good]] = sampled[:, good]
-        seen[where[good]] = True
+        seen[where[good]], clean[where[good]] = True, own[good]
         beside = (shown & ~agrees).nonzero()[:, 0]
         row, column, agrees = _agreeing_neighbour(disparity, row[beside], column[beside], expected[beside])
-        nearest, beside = image[:3, row[agrees], column[agrees]], beside[agrees]
+        own = ~(opened[beside] & behind_outline[row, column])
+        agrees &= own | ~seen[where[beside]]
+        nearest, own, beside = image[:3, row[agrees], column[agrees]], own[agrees], beside[agrees]
         picture[:3, where[beside]] = 0.5 * (nearest + sampled[:3, beside])
         picture[3:, where[beside]] = sampled[3:, beside]
-        seen[where[beside]] = True
+        seen[where[beside]], clean[where[beside]] = True, own
 
     def _fill_from_other_times(
-        self, target: CameraPath, frame: int, surface: Float32[Tensor, "P"], picture: Float32[Tensor, "5 P"], seen: Bool[Tensor, "P"]
+        self,
+        target: CameraPath,
+        frame: int,
+        surface: Float32[Tensor, "P"],
+        around: Float32[Tensor, "P"],
+        picture: Float32[Tensor, "5 P"],
+        seen: Bool[Tensor, "P"],
+        clean: Bool[Tensor, "P"],
     ) -> None:
         """Paint holes, in place, with the still scene as other frames saw it."""
-        if bool(seen.all()) or not len(self.background.xyz):
+        if bool(clean.all()) or not len(self.background.xyz):
             return
         height, width = target.size
         half = (-(-height // 2), -(-width // 2))
@@ -244,14 +287,15 @@ class WarpRenderer:
         behind = torch.where(filled, landed[winner.clamp(min=0)], torch.zeros(half, device=self.device))
         behind = _close_cracks(behind, filled.float())
         shown_in = torch.where(filled, self.background.frame[winner.clamp(min=0)], torch.full_like(winner, -1))
-        hole = (~seen).nonzero()[:, 0]
+        hole = (~clean).nonzero()[:, 0]
+        tinged = seen[hole]
         cell = (hole // width) // 2 * half[1] + (hole % width) // 2
-        behind, shown_in = behind.reshape(-1)[cell], shown_in.reshape(-1)[cell]
+        behind, shown_in = torch.where(tinged, surface[hole], behind.reshape(-1)[cell]), shown_in.reshape(-1)[cell]
         for other in sorted(shown_in.unique().tolist(), key=lambda each: abs(each - frame)):
-            wanted = (shown_in == other) & (behind > 0) & ~seen[hole]
+            wanted = (shown_in == other) & (behind > 0) & ~clean[hole]
             if other < 0 or not bool(wanted.any()):
                 continue
-            self._look_back(target, frame, other, hole[wanted], behind[wanted], picture, seen)
+            self._look_back(target, frame, other, hole[wanted], behind[wanted], around, picture, seen, clean)
         filled_now = seen[hole]
         surface[hole[filled_now]] = behind[filled_now]
 
@@ -286,13 +330,14 @@ class WarpRenderer:
             xyz, frames = torch.cat([xyz, points]), torch.cat([frames, torch.full((len(points),), key, device=self.device)])
         return _Background(xyz=xyz, frame=frames)
 
-    def _load(self, frame: int) -> tuple[Float32[Tensor, "5 h w"], Float32[Tensor, "h w"]]:
-        """A source frame in [0, 1] with its disparity's deviation and what moves, and its disparity; ``_view`` keeps the few frames that
-        a target frame draws on."""
+    def _load(self, frame: int) -> tuple[Float32[Tensor, "5 h w"], Float32[Tensor, "h w"], Bool[Tensor, "h w"]]:
+        """A source frame in [0, 1] with its disparity's deviation and what moves; its disparity; and what lies behind an outline beside
+        it, whose colour is in part that of what is before it. ``_view`` keeps the few frames that a target frame draws on."""
         disparity = torch.from_numpy(self.depth.at(frame, self.clip.size)).to(self.device)
         deviation = torch.from_numpy(self.depth.deviation_at(frame, self.clip.size)).to(self.device)
         moving = torch.from_numpy(self.depth.moving_at(frame, self.clip.size)).to(self.device)
-        return torch.cat([self.clip.frames[frame].to(self.device).float() / 255, deviation[None], moving[None].float()]), disparity
+        picture = torch.cat([self.clip.frames[frame].to(self.device).float() / 255, deviation[None], moving[None].float()])
+        return picture, disparity, _largest_around(disparity, self.rim) > disparity * (1 + AGREEMENT)
 
 
 def _lift(
@@ -325,7 +370,7 @@ def _carry(
     return homogeneous[:, :2] * scale[:, None], torch.where(front, disparity * scale, torch.zeros_like(disparity))
 
 
-def _agree(found: Float32[Tensor, "*n"], expected: Float32[Tensor, "*n"]) -> Bool[Tensor, "*n"]:
+def _agree(found: Float32[Tensor, "*k n"], expected: Float32[Tensor, "n"]) -> Bool[Tensor, "*k n"]:
     return (found - expected).abs() < AGREEMENT * torch.maximum(found, expected)
 
 
@@ -336,17 +381,39 @@ def _agreeing_neighbour(
 
     At an outline a target pixel may land a fraction of a pixel beside its surface; called unseen, it would be a crack.
     """
-    step = torch.tensor([-1, 0, 1], device=row.device)
-    down, right = (each.reshape(9, 1) for each in torch.meshgrid(step, step, indexing="ij"))
-    rows, columns = (row + down).clamp(0, disparity.shape[0] - 1), (column + right).clamp(0, disparity.shape[1] - 1)
+    rows, columns = _around(row, column, disparity)
     around = disparity[rows, columns]
     nearest = (around - expected).abs().argmin(0, keepdim=True)
     row, column, found = (each.gather(0, nearest)[0] for each in (rows, columns, around))
     return row, column, _agree(found, expected)
 
 
-def _largest_around(image: Float32[Tensor, "H W"]) -> Float32[Tensor, "H W"]:
-    return max_pool2d(image[None, None], 3, 1, 1)[0, 0]
+def _own_colours(found: _Gathered, reach: int) -> tuple[Float32[Tensor, "3 H W"], Bool[Tensor, "H W"]]:
+    """Colours in which what is tinged has those of clean pixels beside it on the same surface, at most ``reach`` away; and what is clean
+    then."""
+    colour, clean = found.picture[:3].clone(), found.clean.clone()
+    for _ in range(reach):
+        row, column = (found.seen & ~clean).nonzero().T
+        rows, columns = _around(row, column, clean)
+        same = clean[rows, columns] & _agree(found.surface[rows, columns], found.surface[row, column])
+        share = same.sum(0)
+        some = share > 0
+        mean = (colour[:, rows, columns] * same).sum(1)[:, some] / share[some]
+        colour[:, row[some], column[some]], clean[row[some], column[some]] = mean, True
+    return colour, clean
+
+
+def _around(
+    row: Int64[Tensor, "n"], column: Int64[Tensor, "n"], image: Shaped[Tensor, "H W"]
+) -> tuple[Int64[Tensor, "9 n"], Int64[Tensor, "9 n"]]:
+    """Pixels and those around them, at an image's rim itself again."""
+    step = torch.tensor([-1, 0, 1], device=row.device)
+    down, right = (each.reshape(9, 1) for each in torch.meshgrid(step, step, indexing="ij"))
+    return (row + down).clamp(0, image.shape[0] - 1), (column + right).clamp(0, image.shape[1] - 1)
+
+
+def _largest_around(image: Float32[Tensor, "H W"], reach: int = 1) -> Float32[Tensor, "H W"]:
+    return max_pool2d(image[None, None], 2 * reach + 1, 1, reach)[0, 0]
 
 
 def _blurred(image: Float32[Tensor, "c H W"]) -> Float32[Tensor, "c H W"]:
