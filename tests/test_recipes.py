@@ -271,7 +271,7 @@ def test_a_processor_that_emulates_bfloat16_is_told_of(tmp_path: Path, monkeypat
     [
         (CameraShape(), CameraConditioner),
         pytest.param(TrajectoryShape(branch_width=24), TrajectoryConditioner, marks=pytest.mark.slow),
-        (RenderShape(guide_width=24), RenderConditioner),
+        pytest.param(RenderShape(guide_width=24), RenderConditioner, marks=pytest.mark.slow),
         pytest.param(UnconditionalShape(), UnconditionalConditioner, marks=pytest.mark.slow),
     ],
     ids=lambda each: getattr(each, "__name__", ""),
