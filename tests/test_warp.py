@@ -20,6 +20,7 @@ from track2view.trackers import SfmTracker
 from track2view.trackers.flow import neighbour_flow
 from track2view.warp import DenseDepth, WarpRenderer, densify, render
 from track2view.warp.densify import ISLAND_SHARE
+from track2view.warp.neighbours import own_colours
 from track2view.warp.splat import splat_disparity, splat_nearest, splat_reference
 
 
@@ -117,7 +118,7 @@ def a_square(frames: int = 2) -> tuple[Clip, DenseDepth, CameraPath]:
     """A red square before a green wall five times as far, drawn softly: pixels beside its outline are of both colours."""
     near = torch.zeros(96, 128)
     near[32:64, 48:80] = 1
-    soft = torch.from_numpy(cv2.GaussianBlur(near.numpy(), (0, 0), 0.8))
+    soft = torch.from_numpy(cv2.GaussianBlur(near.numpy(), (0, 0), 1.1))
     colour = (torch.stack([soft, 1 - soft, torch.zeros_like(soft)]) * 255).round().to(torch.uint8)
     disparity = (0.2 + 0.8 * near)[::2, ::2].expand(frames, -1, -1)
     matrix = torch.tensor([[100.0, 0, 64], [0, 100, 48], [0, 0, 1]], dtype=torch.float64)
@@ -158,6 +159,21 @@ def test_what_an_outline_has_tinged_is_taken_from_a_time_when_it_was_elsewhere()
     wall = max_pool2d(rendered.disparity[None], 9, 1, 4)[0] < 0.25
     wall[:, :8], wall[:, 120:] = False, False
     assert float((rendered.colour[2].float() - stripes)[wall].abs().max()) < 8
+
+
+def test_what_is_tinged_has_the_colour_of_its_own_surface() -> None:
+    """Three columns of a far surface and three of one still farther; the two between are tinged, each of its own."""
+    colour = torch.tensor([0.1, 0.1, 0.1, 0.5, 0.5, 0.9, 0.9, 0.9]).expand(3, 4, 8).clone()
+    surface = torch.tensor([0.5, 0.5, 0.5, 0.5, 0.3, 0.3, 0.3, 0.3]).expand(4, 8)
+    clean = torch.tensor([1, 1, 1, 0, 0, 1, 1, 1]).bool().expand(4, 8)
+    seen = torch.ones(4, 8, dtype=torch.bool)
+    found, then = own_colours(colour, seen, clean, surface, 1)
+    assert bool(then.all())
+    assert torch.allclose(found[:, :, 3], torch.tensor(0.1))
+    assert torch.allclose(found[:, :, 4], torch.tensor(0.9))
+    kept, then = own_colours(colour, seen & clean, clean, surface, 1)
+    assert torch.equal(kept, colour), "what is not seen is not made up here"
+    assert torch.equal(then, clean)
 
 
 def test_slopes_between_near_and_far_leave_no_specks(arc: TrueShot) -> None:

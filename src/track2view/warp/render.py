@@ -7,26 +7,24 @@ from functools import lru_cache
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Int64, Shaped, UInt8
+from jaxtyping import Bool, Float32, Int64, UInt8
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, conv2d, grid_sample, interpolate, max_pool2d
+from torch.nn.functional import grid_sample, interpolate
 
 from track2view.errors import UserError
 from track2view.geometry import invert, pixel_centres
 from track2view.records import CameraPath, Clip
 from track2view.warp.densify import DenseDepth, far_and_near
 from track2view.warp.fill import Imagined, complete, paint, textured
+from track2view.warp.neighbours import AGREEMENT, agree, agreeing_neighbour, blurred, close_cracks, largest_around, own_colours
 from track2view.warp.splat import look, splat_disparity, splat_nearest
 
 MAX_SUPERSAMPLING = 3
 WIDEST_GAP = 1.35
 """Pixels of the target between points that land beside each other, from which on a surface would have holes: it lands in fewer."""
-AGREEMENT = 0.08
 BACKGROUND_FRAMES = 12
 MOVING_MARGIN = 9
 LEAST_HOLE = 0.01
-MIN_COVERAGE = 0.05
-SPECKLE = 1.08
 CUT_ANEW = 1.0
 """Pixels of the source by which neighbours were apart, from which on the outline between them is not one that the source shows."""
 
@@ -105,7 +103,7 @@ class WarpRenderer:
         """
         found = self._gathered(target, frame)
         made_up = None if imagined is None else imagined.seen_by(target, frame)
-        colour, clean = _own_colours(found, self.rim + 1)
+        colour, clean = own_colours(found.picture[:3], found.seen, found.clean, found.surface, self.rim + 1)
         soft = self._softened(colour, clean, found.surface, target, frame)
         painted = complete(soft, found.seen, clean, found.surface, made_up)
         return RenderedFrame(
@@ -143,7 +141,7 @@ class WarpRenderer:
     def _gathered(self, target: CameraPath, frame: int) -> _Gathered:
         size = target.size
         surface = self._land(target, frame)
-        around = _largest_around(surface, self.rim + 1).reshape(-1)
+        around = largest_around(surface, self.rim + 1).reshape(-1)
         surface = surface.reshape(-1)
         picture = torch.zeros(5, len(surface), device=self.device)
         seen, clean = (torch.zeros(len(surface), dtype=torch.bool, device=self.device) for _ in range(2))
@@ -183,7 +181,7 @@ class WarpRenderer:
         coarse = max(1.0, scale / fine / WIDEST_GAP)
         size = math.ceil(target.size[0] / coarse), math.ceil(target.size[1] / coarse)
         shrunk = torch.tensor([size[1] / target.size[1], size[0] / target.size[0]], device=self.device)
-        surface = _close_cracks(*splat_disparity(pixels * shrunk, landed, size))
+        surface = close_cracks(*splat_disparity(pixels * shrunk, landed, size))
         return interpolate(surface[None, None], size=target.size, mode="nearest-exact")[0, 0]
 
     def _softened(
@@ -197,12 +195,12 @@ class WarpRenderer:
             self.camera.intrinsics[frame],
             self.device,
         )
-        near = _largest_around(torch.where(seen, surface, -math.inf))
-        far = -_largest_around(torch.where(seen, -surface, -math.inf))
+        near = largest_around(torch.where(seen, surface, -math.inf))
+        far = -largest_around(torch.where(seen, -surface, -math.inf))
         centres = pixel_centres(*target.size).to(self.device)
         apart = (near - far) * (shift[:2] - centres * shift[2]).norm(dim=-1)
-        share = _blurred(seen[None].float())
-        soft = _blurred(colour * seen) / share.clamp(min=1e-6)
+        share = blurred(seen[None].float())
+        soft = blurred(colour * seen) / share.clamp(min=1e-6)
         outline = seen & (near > far * (1 + AGREEMENT)) & (apart > CUT_ANEW)
         return torch.where(outline, soft, colour)
 
@@ -251,16 +249,15 @@ class WarpRenderer:
         by_depth = sampled[3] * surface * (back[:2] - centres * back[2]).norm(dim=-1)
         sampled[3] = torch.hypot(by_depth, (by_longer_lens - landed).norm(dim=-1))
         inside = (pixels >= 0).all(-1) & (pixels[:, 0] <= width) & (pixels[:, 1] <= height)
-        shown, agrees = (surface > 0) & inside, _agree(disparity[row, column], expected)
+        shown, agrees = (surface > 0) & inside, agree(disparity[row, column], expected)
         opened = around[where] < surface * (1 + AGREEMENT)
         own = ~(opened & behind_outline[row, column])
-        good = shown & agrees & (own | ~seen[where])
+        good = shown & agrees
         picture[:, where[good]] = sampled[:, good]
         seen[where[good]], clean[where[good]] = True, own[good]
         beside = (shown & ~agrees).nonzero()[:, 0]
-        row, column, agrees = _agreeing_neighbour(disparity, row[beside], column[beside], expected[beside])
+        row, column, agrees = agreeing_neighbour(disparity, row[beside], column[beside], expected[beside])
         own = ~(opened[beside] & behind_outline[row, column])
-        agrees &= own | ~seen[where[beside]]
         nearest, own, beside = image[:3, row[agrees], column[agrees]], own[agrees], beside[agrees]
         picture[:3, where[beside]] = 0.5 * (nearest + sampled[:3, beside])
         picture[3:, where[beside]] = sampled[3:, beside]
@@ -285,9 +282,9 @@ class WarpRenderer:
         winner = splat_nearest(pixels / 2, landed, half)
         filled = winner >= 0
         behind = torch.where(filled, landed[winner.clamp(min=0)], torch.zeros(half, device=self.device))
-        behind = _close_cracks(behind, filled.float())
+        behind = close_cracks(behind, filled.float())
         shown_in = torch.where(filled, self.background.frame[winner.clamp(min=0)], torch.full_like(winner, -1))
-        hole = (~clean).nonzero()[:, 0]
+        hole = (~clean & ~(seen & (picture[4] > 0.5))).nonzero()[:, 0]
         tinged = seen[hole]
         cell = (hole // width) // 2 * half[1] + (hole % width) // 2
         behind, shown_in = torch.where(tinged, surface[hole], behind.reshape(-1)[cell]), shown_in.reshape(-1)[cell]
@@ -319,7 +316,7 @@ class WarpRenderer:
             disparity = torch.from_numpy(found).to(self.device).reshape(-1)
             pixels, landed = look(xyz, self.camera.world_from_camera[key], self.camera.intrinsics[key])
             known, coverage = splat_disparity(pixels / 2, landed, half)
-            known = _close_cracks(known, coverage).reshape(-1)
+            known = close_cracks(known, coverage).reshape(-1)
             new = torch.from_numpy((moving == 0) & ~drawn_out).to(self.device).reshape(-1)
             new &= (known <= 0) | (disparity > known * (1 + AGREEMENT)) | (disparity < known * (1 - AGREEMENT))
             pose, intrinsics = (
@@ -337,7 +334,7 @@ class WarpRenderer:
         deviation = torch.from_numpy(self.depth.deviation_at(frame, self.clip.size)).to(self.device)
         moving = torch.from_numpy(self.depth.moving_at(frame, self.clip.size)).to(self.device)
         picture = torch.cat([self.clip.frames[frame].to(self.device).float() / 255, deviation[None], moving[None].float()])
-        return picture, disparity, _largest_around(disparity, self.rim) > disparity * (1 + AGREEMENT)
+        return picture, disparity, largest_around(disparity, self.rim) > disparity * (1 + AGREEMENT)
 
 
 def _lift(
@@ -368,69 +365,3 @@ def _carry(
     front = homogeneous[:, 2] > 1e-4
     scale = 1 / homogeneous[:, 2].clamp(min=1e-4)
     return homogeneous[:, :2] * scale[:, None], torch.where(front, disparity * scale, torch.zeros_like(disparity))
-
-
-def _agree(found: Float32[Tensor, "*k n"], expected: Float32[Tensor, "n"]) -> Bool[Tensor, "*k n"]:
-    return (found - expected).abs() < AGREEMENT * torch.maximum(found, expected)
-
-
-def _agreeing_neighbour(
-    disparity: Float32[Tensor, "h w"], row: Int64[Tensor, "n"], column: Int64[Tensor, "n"], expected: Float32[Tensor, "n"]
-) -> tuple[Int64[Tensor, "n"], Int64[Tensor, "n"], Bool[Tensor, "n"]]:
-    """Of the pixels around each, the one whose disparity is nearest to what is expected, and whether it agrees.
-
-    At an outline a target pixel may land a fraction of a pixel beside its surface; called unseen, it would be a crack.
-    """
-    rows, columns = _around(row, column, disparity)
-    around = disparity[rows, columns]
-    nearest = (around - expected).abs().argmin(0, keepdim=True)
-    row, column, found = (each.gather(0, nearest)[0] for each in (rows, columns, around))
-    return row, column, _agree(found, expected)
-
-
-def _own_colours(found: _Gathered, reach: int) -> tuple[Float32[Tensor, "3 H W"], Bool[Tensor, "H W"]]:
-    """Colours in which what is tinged has those of clean pixels beside it on the same surface, at most ``reach`` away; and what is clean
-    then."""
-    colour, clean = found.picture[:3].clone(), found.clean.clone()
-    for _ in range(reach):
-        row, column = (found.seen & ~clean).nonzero().T
-        rows, columns = _around(row, column, clean)
-        same = clean[rows, columns] & _agree(found.surface[rows, columns], found.surface[row, column])
-        share = same.sum(0)
-        some = share > 0
-        mean = (colour[:, rows, columns] * same).sum(1)[:, some] / share[some]
-        colour[:, row[some], column[some]], clean[row[some], column[some]] = mean, True
-    return colour, clean
-
-
-def _around(
-    row: Int64[Tensor, "n"], column: Int64[Tensor, "n"], image: Shaped[Tensor, "H W"]
-) -> tuple[Int64[Tensor, "9 n"], Int64[Tensor, "9 n"]]:
-    """Pixels and those around them, at an image's rim itself again."""
-    step = torch.tensor([-1, 0, 1], device=row.device)
-    down, right = (each.reshape(9, 1) for each in torch.meshgrid(step, step, indexing="ij"))
-    return (row + down).clamp(0, image.shape[0] - 1), (column + right).clamp(0, image.shape[1] - 1)
-
-
-def _largest_around(image: Float32[Tensor, "H W"], reach: int = 1) -> Float32[Tensor, "H W"]:
-    return max_pool2d(image[None, None], 2 * reach + 1, 1, reach)[0, 0]
-
-
-def _blurred(image: Float32[Tensor, "c H W"]) -> Float32[Tensor, "c H W"]:
-    """By half a pixel: a quarter, a half and a quarter along each side."""
-    kernel = torch.tensor([0.25, 0.5, 0.25], device=image.device)
-    return conv2d(image[:, None], torch.outer(kernel, kernel)[None, None], padding=1)[:, 0]
-
-
-def _close_cracks(surface: Float32[Tensor, "H W"], coverage: Float32[Tensor, "H W"]) -> Float32[Tensor, "H W"]:
-    """Fill one-pixel gaps from their neighbours, and drop far specks that show through a near surface."""
-    known = coverage > MIN_COVERAGE
-    surface = torch.where(known, surface, torch.zeros_like(surface))
-    for _ in range(2):
-        share = avg_pool2d(known[None, None].float(), 3, 1, 1)[0, 0]
-        mean = avg_pool2d(surface[None, None], 3, 1, 1)[0, 0] / share.clamp(min=1e-6)
-        speck = known & (mean > surface * SPECKLE) & (max_pool2d(surface[None, None], 3, 1, 1)[0, 0] < mean * SPECKLE * 1.15)
-        fill = (~known & (share > 0.5)) | speck
-        surface = torch.where(fill, mean, surface)
-        known = known | fill
-    return surface
