@@ -136,7 +136,8 @@ def test_an_outline_leaves_no_ghost_where_it_was(way: float) -> None:
     renderer = WarpRenderer(clip, depth, camera)
     rendered, still = renderer.render(target, 0), renderer.render(camera, 0)
     wall = rendered.seen & (max_pool2d(rendered.disparity[None], 9, 1, 4)[0] < 0.25)
-    assert float((rendered.colour.float() - torch.tensor([0.0, 255.0, 0.0])[:, None, None])[:, wall].abs().max()) < 16
+    wall[:36], wall[60:] = False, False
+    assert float((rendered.colour.float() - torch.tensor([0.0, 255.0, 0.0])[:, None, None])[:, wall].abs().max()) < 8
     assert float(rendered.seen.float().mean()) > 0.86, "what is tinged is seen all the same"
     apart = (still.colour.int() - clip.frames[0].int()).abs()
     assert float(apart.max()) <= 1, "where nothing opens, outlines are as they were"

@@ -252,12 +252,13 @@ class WarpRenderer:
         shown, agrees = (surface > 0) & inside, agree(disparity[row, column], expected)
         opened = around[where] < surface * (1 + AGREEMENT)
         own = ~(opened & behind_outline[row, column])
-        good = shown & agrees
+        good = shown & agrees & (own | ~seen[where])
         picture[:, where[good]] = sampled[:, good]
         seen[where[good]], clean[where[good]] = True, own[good]
         beside = (shown & ~agrees).nonzero()[:, 0]
         row, column, agrees = agreeing_neighbour(disparity, row[beside], column[beside], expected[beside])
         own = ~(opened[beside] & behind_outline[row, column])
+        agrees &= own | ~seen[where[beside]]
         nearest, own, beside = image[:3, row[agrees], column[agrees]], own[agrees], beside[agrees]
         picture[:3, where[beside]] = 0.5 * (nearest + sampled[:3, beside])
         picture[3:, where[beside]] = sampled[3:, beside]
@@ -284,7 +285,7 @@ class WarpRenderer:
         behind = torch.where(filled, landed[winner.clamp(min=0)], torch.zeros(half, device=self.device))
         behind = close_cracks(behind, filled.float())
         shown_in = torch.where(filled, self.background.frame[winner.clamp(min=0)], torch.full_like(winner, -1))
-        hole = (~clean & ~(seen & (picture[4] > 0.5))).nonzero()[:, 0]
+        hole = (~clean).nonzero()[:, 0]
         tinged = seen[hole]
         cell = (hole // width) // 2 * half[1] + (hole % width) // 2
         behind, shown_in = torch.where(tinged, surface[hole], behind.reshape(-1)[cell]), shown_in.reshape(-1)[cell]
