@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float32
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, interpolate, max_pool2d
+from torch.nn.functional import avg_pool2d, interpolate
 
 from track2view.records import CameraPath, Size
+from track2view.warp.neighbours import largest_around
 from track2view.warp.splat import look, splat_nearest
 
 IMAGINED_SIDE, LEAST_SIDE = 120, 16
@@ -104,8 +105,7 @@ def paint(colour: Float32[Tensor, "c H W"], seen: Bool[Tensor, "H W"], surface: 
         return colour
     beside = seen.float()
     behind = beside / (1 + ((surface / _farthest_around(surface, seen) - 1) / BEFORE) ** 2)
-    grown = max_pool2d(beside[None], 2 * CRACK + 1, 1, CRACK)
-    crack = -max_pool2d(-grown, 2 * CRACK + 1, 1, CRACK)[0] > 0
+    crack = -largest_around(-largest_around(beside, CRACK), CRACK) > 0
     return torch.where(seen, colour, torch.where(crack, _averaged(colour, beside), _averaged(colour, behind)))
 
 
@@ -126,9 +126,7 @@ def _averaged(colour: Float32[Tensor, "c H W"], weight: Float32[Tensor, "H W"]) 
 def _farthest_around(surface: Float32[Tensor, "H W"], seen: Bool[Tensor, "H W"]) -> Float32[Tensor, "H W"]:
     """The least disparity that is seen about each pixel."""
     reach = max(1, round(AROUND * surface.shape[0]))
-    nearness = torch.where(seen, -surface, -torch.inf)[None, None]
-    across = max_pool2d(nearness, (1, 2 * reach + 1), 1, (0, reach))
-    return (-max_pool2d(across, (2 * reach + 1, 1), 1, (reach, 0))[0, 0]).clamp(min=1e-6)
+    return (-largest_around(torch.where(seen, -surface, -torch.inf), reach)).clamp(min=1e-6)
 
 
 def _halved(image: Float32[Tensor, "c H W"]) -> Float32[Tensor, "c h w"]:

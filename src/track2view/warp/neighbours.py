@@ -58,7 +58,9 @@ def three_by_three(
 
 def largest_around(image: Float32[Tensor, "H W"], reach: int = 1) -> Float32[Tensor, "H W"]:
     """The largest value at most ``reach`` rows and columns away."""
-    return max_pool2d(image[None, None], 2 * reach + 1, 1, reach)[0, 0]
+    side = 2 * reach + 1
+    across = max_pool2d(image[None, None], (1, side), 1, (0, reach))
+    return max_pool2d(across, (side, 1), 1, (reach, 0))[0, 0]
 
 
 def blurred(image: Float32[Tensor, "c H W"]) -> Float32[Tensor, "c H W"]:
