@@ -76,6 +76,42 @@ def test_a_chan_keeps_a_zoom_and_its_angles_do_not_jump(tmp_path: Path) -> None:
     assert np.abs(about[0] @ about[1] @ about[2] - expected).max() < 1e-9
 
 
+def test_frames_that_a_chan_lacks_are_filled_from_those_about_them(tmp_path: Path) -> None:
+    path = turning()
+    write_camera(path, tmp_path / "a.chan")
+    lines = (tmp_path / "a.chan").read_text().splitlines(keepends=True)
+    (tmp_path / "gaps.chan").write_text("".join(line for index, line in enumerate(lines) if index not in (7, 8, 20)))
+    with pytest.warns(Notice, match="gaps.chan"):
+        again = read_camera(tmp_path / "gaps.chan", SIZE)
+    assert len(again) == len(path)
+    assert apart(again, path) < 0.02
+
+
+def test_a_node_that_says_where_it_is_by_a_matrix_is_there(tmp_path: Path) -> None:
+    """Sixteen numbers, column after column."""
+    matrix = np.eye(4)
+    matrix[:3, :3], matrix[:3, 3] = Rotation.from_euler("y", 40, degrees=True).as_matrix(), (1.0, 2.0, -3.0)
+    lens = {"type": "perspective", "perspective": {"yfov": 0.8, "znear": 0.1}}
+    document = {
+        "asset": {"version": "2.0"},
+        "cameras": [lens],
+        "nodes": [{"name": "still", "camera": 0, "matrix": matrix.T.ravel().tolist()}],
+    }
+    (tmp_path / "still.gltf").write_text(json.dumps(document))
+    assert np.abs(read_camera(tmp_path / "still.gltf", SIZE).world_from_camera[0].numpy() - FLIP @ matrix @ FLIP).max() < 1e-6
+
+
+def test_turns_of_a_glb_go_the_short_way(tmp_path: Path) -> None:
+    """A turn and its negative are one, but a program that blends from one to the other between keys goes all around."""
+    write_camera(turning(), tmp_path / "a.glb")
+    document = pygltflib.GLTF2().load(str(tmp_path / "a.glb"))
+    animation = document.animations[0]
+    channel = next(each for each in animation.channels if each.target.path == "rotation")
+    view = document.bufferViews[document.accessors[animation.samplers[channel.sampler].output].bufferView]
+    turns = np.frombuffer(document.binary_blob()[view.byteOffset : view.byteOffset + view.byteLength], np.float32).reshape(-1, 4)
+    assert (turns[1:] * turns[:-1]).sum(-1).min() > 0.9
+
+
 def test_what_a_format_does_not_hold_is_said(tmp_path: Path) -> None:
     beside = turning()
     beside.intrinsics[:, 0, 2] += 30

@@ -84,6 +84,7 @@ def test_a_stereo_part_is_told_from_the_camera() -> None:
 
 def test_a_cut_shows_each_camera_from_its_second_on(arc: TrueShot) -> None:
     fps, frames = float(arc.clip.fps), len(arc.camera)
+    assert parse_cuts(["static@0", "me@home.json@2.5"])[1].camera == "me@home.json"
     cuts = parse_cuts(["orbit-left:10@0", "static@0.2", "pan-right@0.5"])
     paths = [apply_move(parse_move(each.camera), arc.camera) for each in cuts]
     whole = cut_between(paths, cuts, fps)
