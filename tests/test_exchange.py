@@ -101,6 +101,63 @@ def test_a_node_that_says_where_it_is_by_a_matrix_is_there(tmp_path: Path) -> No
     assert np.abs(read_camera(tmp_path / "still.gltf", SIZE).world_from_camera[0].numpy() - FLIP @ matrix @ FLIP).max() < 1e-6
 
 
+def interleaved(path: Path, times: tuple[float, ...] = (0.0, 0.5, 1.0)) -> None:
+    """A camera that goes and turns, with keys of all kinds in one buffer among each other: turns at its ends only, and no size."""
+    about_y = Rotation.from_euler("y", [[0], [0], [90]], degrees=True).as_quat()
+    rows = [[time, index, 2 * index, 0, *turn] for index, (time, turn) in enumerate(zip(times, about_y, strict=True))]
+    data = np.array(rows, "<f4").tobytes()
+    views = [{"buffer": 0, "byteLength": len(data), "byteStride": stride} for stride in (32, 64)]
+    kinds = (("SCALAR", 0, 0, 3), ("VEC3", 0, 4, 3), ("SCALAR", 1, 0, 2), ("VEC4", 1, 16, 2))
+    document = {
+        "asset": {"version": "2.0"},
+        "buffers": [{"byteLength": len(data), "uri": f"data:application/octet-stream;base64,{base64.b64encode(data).decode()}"}],
+        "bufferViews": views,
+        "accessors": [
+            {"bufferView": view, "byteOffset": offset, "componentType": 5126, "type": kind, "count": count}
+            for kind, view, offset, count in kinds
+        ],
+        "cameras": [{"type": "perspective", "perspective": {"yfov": 0.8, "znear": 0.1, "aspectRatio": 2.0}}],
+        "nodes": [{"camera": 0}],
+        "animations": [
+            {
+                "samplers": [{"input": 0, "output": 1}, {"input": 2, "output": 3}],
+                "channels": [
+                    {"sampler": index, "target": {"node": 0, "path": what}} for index, what in enumerate(("translation", "rotation"))
+                ],
+            }
+        ],
+    }
+    path.write_text(json.dumps(document))
+
+
+def test_keys_among_each_other_are_found_and_blended(tmp_path: Path) -> None:
+    interleaved(tmp_path / "a.gltf")
+    path = read_camera(tmp_path / "a.gltf")
+    assert path.size[1] == 2 * path.size[0], "as wide as its aspect says"
+    poses = FLIP @ path.world_from_camera.numpy() @ FLIP
+    assert np.abs(poses[:, :3, 3] - [[0, 0, 0], [1, 2, 0], [2, 4, 0]]).max() < 1e-6
+    turned = Rotation.from_matrix(poses[:, :3, :3]).magnitude()
+    assert np.rad2deg(turned) == pytest.approx([0, 45, 90], abs=1e-3)
+
+
+def test_more_frames_than_anybody_films_are_refused(tmp_path: Path) -> None:
+    interleaved(tmp_path / "a.gltf", (0.0, 1e-3, 2e6))
+    document = json.loads((tmp_path / "a.gltf").read_text())
+    document["accessors"][0]["count"] = document["accessors"][1]["count"] = 2
+    (tmp_path / "a.gltf").write_text(json.dumps(document))
+    with pytest.raises(UserError, match="frames; at most"):
+        read_camera(tmp_path / "a.gltf")
+
+
+def test_nodes_that_hang_on_each_other_in_a_ring_are_refused(tmp_path: Path) -> None:
+    interleaved(tmp_path / "a.gltf")
+    document = json.loads((tmp_path / "a.gltf").read_text())
+    document["nodes"] = [{"camera": 0, "children": [1]}, {"children": [0]}]
+    (tmp_path / "a.gltf").write_text(json.dumps(document))
+    with pytest.raises(UserError, match="in a ring"):
+        read_camera(tmp_path / "a.gltf")
+
+
 def test_turns_of_a_glb_go_the_short_way(tmp_path: Path) -> None:
     """A turn and its negative are one, but a program that blends from one to the other between keys goes all around."""
     write_camera(turning(), tmp_path / "a.glb")

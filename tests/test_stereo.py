@@ -85,13 +85,14 @@ def test_a_stereo_part_is_told_from_the_camera() -> None:
 def test_a_cut_shows_each_camera_from_its_second_on(arc: TrueShot) -> None:
     fps, frames = float(arc.clip.fps), len(arc.camera)
     assert parse_cuts(["static@0", "me@home.json@2.5"])[1].camera == "me@home.json"
-    cuts = parse_cuts(["orbit-left:10@0", "static@0.2", "pan-right@0.5"])
+    cuts = parse_cuts(["orbit-left:10@0", "zoom-in:2@0.2", "pan-right@0.5"])
     paths = [apply_move(parse_move(each.camera), arc.camera) for each in cuts]
     whole = cut_between(paths, cuts, fps)
     assert len(whole) == frames
     for index, start in enumerate((0, round(0.2 * fps), round(0.5 * fps))):
         stop = (round(0.2 * fps), round(0.5 * fps), frames)[index]
         assert torch.equal(whole.world_from_camera[start:stop], paths[index].world_from_camera[start:stop])
+        assert torch.equal(whole.intrinsics[start:stop], paths[index].intrinsics[start:stop])
     with pytest.raises(UserError, match=r"--cut static@99: shows no frame; the clip is"):
         cut_between(paths[:2], parse_cuts(["orbit-left@0", "static@99"]), fps)
     with pytest.raises(UserError, match=r"--cut static@0.001: shows no frame|--cut orbit-left@0: shows no frame"):
