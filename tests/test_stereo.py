@@ -59,11 +59,13 @@ def test_eyes_stand_left_and_right_of_the_path(made: tuple[World, Shot]) -> None
 
 
 def test_the_left_eye_is_left_in_the_picture(made: tuple[World, Shot], tmp_path: Path) -> None:
-    _, shot = made
+    film = read_clip(flash_and_beep(tmp_path / "film.mkv", "aac", 48000, "mono", at=0.4, seconds=0.7))
+    shot = replace(made[1], clip=replace(made[1].clip, audio=film.audio))
     target = target_camera(shot, OWN_PATH)
     assert torch.allclose(target.world_from_camera, shot.tracking.camera.world_from_camera)
     video = read_clip(write_stereo(shot, target, 0.05, tmp_path / "run"))
     assert (len(video), video.size) == (FRAMES, (192, 672))
+    assert abs(heard_at(tmp_path / "run/output.mp4") - 0.4) < 0.5 / 10
     for half, name in ((video.frames[..., :336], "left"), (video.frames[..., 336:], "right")):
         camera = read_camera(tmp_path / f"run/{name}_camera.json")
         views = torch.stack([view.colour for view in refilm(shot, camera)])
