@@ -64,6 +64,7 @@ class _Gathered:
     Attributes:
         picture: colour, how far astray (pixels) and whether it moves.
         surface: disparity.
+        seen, seen_now: as of a :class:`RenderedFrame`.
         clean: seen pixels whose colour is their own. What lies beside an outline of the source is tinged by what is before it: there it
             looks right, and anywhere else like the outline's ghost.
     """
