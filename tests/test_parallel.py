@@ -81,7 +81,9 @@ def run_rank(rank: int, port: int, way: str, attention: str, out: Path) -> None:
         save_adapter(out / "adapter", before, record, config)
         torch.save(state, out / "state.pt")
         torch.save(velocity, out / "velocity.pt")
-    # FSDP2 keeps gloo's threads for longer than the group: one that still holds a gathered tensor when Python ends aborts the process
+    # gloo's threads may outlive the group: one that still holds a gathered tensor when Python ends aborts the process (FSDP2), and DDP,
+    # were it the last to hold the group, would wait for them with the lock held that they may wait for
+    del model, given, optimiser
     distributed.barrier()
     distributed.destroy_process_group()
 

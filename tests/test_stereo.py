@@ -13,6 +13,7 @@ from conftest import Done, TrueShot
 from media_support import flash_and_beep, heard_at
 from shot_support import exact_shot
 
+from track2view.burnt_in import BurntIn
 from track2view.cameras import apply_move, cut_between, parse_cuts, parse_move, read_camera
 from track2view.errors import UserError
 from track2view.pipeline import Shot, refilm, target_camera, write_run
@@ -71,6 +72,20 @@ def test_the_left_eye_is_left_in_the_picture(made: tuple[World, Shot], tmp_path:
         views = torch.stack([view.colour for view in refilm(shot, camera)])
         assert float((half.float() - views.float()).abs().mean()) < 4
     assert json.loads((tmp_path / "run/run.json").read_text())["eye_distance"] == pytest.approx(0.05 * shot.pivot)
+
+
+def test_what_is_burnt_in_is_laid_back_over_both_eyes(made: tuple[World, Shot], tmp_path: Path) -> None:
+    """A strip that grows brighter stays where it is in both, and of the frame's own time."""
+    shot = made[1]
+    mask = np.zeros(SIZE, bool)
+    mask[:32] = True
+    frames = shot.clip.frames.clone()
+    frames[:, :, :32] = torch.linspace(40, 220, FRAMES).to(torch.uint8)[:, None, None, None]
+    marked = replace(shot, clip=replace(shot.clip, frames=frames), burnt_in=BurntIn(mask=mask, top=0, bottom=0, left=0, right=0))
+    video = read_clip(write_stereo(marked, target_camera(shot, "pan-right:10"), 0.05, tmp_path / "run")).frames.float()
+    for half in (video[..., :336], video[..., 336:]):
+        assert (half[:, :, 2:28] - frames[:, :, 2:28].float()).abs().mean((1, 2, 3)).max() < 3
+        assert (half[:, :, 40:] - frames[:, :, 40:].float()).abs().mean() > 6
 
 
 def test_a_stereo_part_is_told_from_the_camera() -> None:

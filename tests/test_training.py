@@ -197,6 +197,8 @@ def _rank(rank: int, port: int, out: Path) -> None:
     wrapped = DistributedDataParallel(model.train())
     _loss(wrapped, rank).backward()
     torch.save(_gradients(wrapped), out / f"{rank}.pt")
+    del wrapped  # were it the last to hold the group, it would wait for gloo's threads with the lock held that these may wait for
+    torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
 

@@ -80,7 +80,7 @@ def write_stereo(
         coverage = np.zeros((len(clip), 2))
         with VideoWriter(folder / "output.mp4", clip.fps, audio=clip.audio) as output:
             for frame, views in enumerate(zip(*(refilm(shot, each, device) for each in cameras), strict=True)):
-                output.add(np.concatenate([_laid_back(shot, frame, view) for view in views], axis=1))
+                output.add(np.concatenate([shot.finished(_image(view), frame) for view in views], axis=1))
                 coverage[frame] = [float(view.seen.float().mean()) for view in views]
         tracking.tracks.save(folder / "tracks.npz")
         for name, camera in zip(("source", "left", "right"), (tracking.camera, *cameras), strict=True):
@@ -90,6 +90,5 @@ def write_stereo(
     return out / "output.mp4"
 
 
-def _laid_back(shot: Shot, frame: int, view: RenderedFrame) -> UInt8[np.ndarray, "H W 3"]:
-    image = np.ascontiguousarray(view.colour.permute(1, 2, 0).numpy())
-    return image if shot.burnt_in is None else shot.burnt_in.laid_back(image, shot.clip.image(frame))
+def _image(view: RenderedFrame) -> UInt8[np.ndarray, "H W 3"]:
+    return np.ascontiguousarray(view.colour.permute(1, 2, 0).numpy())

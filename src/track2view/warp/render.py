@@ -76,6 +76,45 @@ class _Gathered:
     clean: Bool[Tensor, "H W"]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Canvas:
+    """A target view while it is gathered, pixel by pixel in one row; its tensors are filled in place.
+
+    Attributes:
+        surface, picture, seen, clean: as of :class:`_Gathered`.
+        around: the largest disparity about each pixel: beside an outline, what is tinged is as it should be.
+    """
+
+    path: CameraPath
+    frame: int
+    surface: Float32[Tensor, "P"]
+    around: Float32[Tensor, "P"]
+    picture: Float32[Tensor, "5 P"]
+    seen: Bool[Tensor, "P"]
+    clean: Bool[Tensor, "P"]
+
+    @staticmethod
+    def blank(path: CameraPath, frame: int, surface: Float32[Tensor, "H W"], reach: int) -> "_Canvas":
+        """Nothing seen yet of what lands as ``surface``."""
+        count, device = surface.numel(), surface.device
+        return _Canvas(
+            path=path,
+            frame=frame,
+            surface=surface.reshape(-1),
+            around=largest_around(surface, reach).reshape(-1),
+            picture=torch.zeros(5, count, device=device),
+            seen=torch.zeros(count, dtype=torch.bool, device=device),
+            clean=torch.zeros(count, dtype=torch.bool, device=device),
+        )
+
+    def enter(
+        self, where: Int64[Tensor, "n"], colour: Float32[Tensor, "3 n"], beside: Float32[Tensor, "2 n"], own: Bool[Tensor, "n"]
+    ) -> None:
+        """Pixels that are seen now: their colour, what the picture holds beside it, and whether that colour is their own."""
+        self.picture[:3, where], self.picture[3:, where] = colour, beside
+        self.seen[where], self.clean[where] = True, own
+
+
 class WarpRenderer:
     """Renders any number of target paths from one clip with depth.
 
@@ -140,21 +179,16 @@ class WarpRenderer:
         return imagined
 
     def _gathered(self, target: CameraPath, frame: int) -> _Gathered:
-        size = target.size
-        surface = self._land(target, frame)
-        around = largest_around(surface, self.rim + 1).reshape(-1)
-        surface = surface.reshape(-1)
-        picture = torch.zeros(5, len(surface), device=self.device)
-        seen, clean = (torch.zeros(len(surface), dtype=torch.bool, device=self.device) for _ in range(2))
-        self._look_back(target, frame, frame, torch.arange(len(surface), device=self.device), surface, around, picture, seen, clean)
-        seen_now = seen.clone()
-        self._fill_from_other_times(target, frame, surface, around, picture, seen, clean)
+        canvas = _Canvas.blank(target, frame, self._land(target, frame), self.rim + 1)
+        self._look_back(canvas, frame, torch.arange(len(canvas.surface), device=self.device), canvas.surface)
+        seen_now = canvas.seen.clone()
+        self._fill_from_other_times(canvas)
         return _Gathered(
-            picture=picture.reshape(5, *size),
-            surface=surface.reshape(size),
-            seen=seen.reshape(size),
-            seen_now=seen_now.reshape(size),
-            clean=clean.reshape(size),
+            picture=canvas.picture.reshape(5, *target.size),
+            surface=canvas.surface.reshape(target.size),
+            seen=canvas.seen.reshape(target.size),
+            seen_now=seen_now.reshape(target.size),
+            clean=canvas.clean.reshape(target.size),
         )
 
     def _land(self, target: CameraPath, frame: int) -> Float32[Tensor, "H W"]:
@@ -205,98 +239,59 @@ class WarpRenderer:
         outline = seen & (near > far * (1 + AGREEMENT)) & (apart > CUT_ANEW)
         return torch.where(outline, soft, colour)
 
-    def _look_back(
-        self,
-        target: CameraPath,
-        frame: int,
-        source_frame: int,
-        where: Int64[Tensor, "n"],
-        surface: Float32[Tensor, "n"],
-        around: Float32[Tensor, "P"],
-        picture: Float32[Tensor, "5 P"],
-        seen: Bool[Tensor, "P"],
-        clean: Bool[Tensor, "P"],
-    ) -> None:
-        """Fill in, in place, the colour of those target pixels ``where`` whose ``surface`` a source frame indeed shows, and how far they
-        may be astray; of those that are seen, but tinged, where it is clean there.
-
-        Args:
-            around: largest disparity about each target pixel: beside an outline, what is tinged is as it should be.
-        """
-        matrix, shift = _relate(
-            target.world_from_camera[frame],
-            target.intrinsics[frame],
-            self.camera.world_from_camera[source_frame],
-            self.camera.intrinsics[source_frame],
-            self.device,
-        )
-        height, width = self.clip.size
-        centres = torch.stack([where % target.size[1], where // target.size[1]], dim=-1).float() + 0.5
+    def _look_back(self, canvas: _Canvas, source_frame: int, where: Int64[Tensor, "n"], surface: Float32[Tensor, "n"]) -> None:
+        """Enter the colour of those target pixels ``where`` whose ``surface`` a source frame indeed shows, and how far they may be
+        astray; of those that are seen, but tinged, where it is clean there."""
+        source = self.camera.world_from_camera[source_frame], self.camera.intrinsics[source_frame]
+        target = canvas.path.world_from_camera[canvas.frame], canvas.path.intrinsics[canvas.frame]
+        matrix, shift = _relate(*target, *source, self.device)
+        forth, back = _relate(*source, *target, self.device)
+        longer = _relate(*source, *target, self.device, longer=math.exp(self.lens_deviation))
+        (height, width), across = self.clip.size, canvas.path.size[1]
+        centres = torch.stack([where % across, where // across], dim=-1).float() + 0.5
         pixels, expected = _carry(centres, surface, matrix, shift)
-        grid = (pixels / torch.tensor([width / 2, height / 2], device=self.device) - 1)[None, None]
         image, disparity, behind_outline = self._view(source_frame)
-        there = (
-            self.camera.world_from_camera[source_frame],
-            self.camera.intrinsics[source_frame],
-            target.world_from_camera[frame],
-            target.intrinsics[frame],
-            self.device,
-        )
-        forth, back = _relate(*there)
-        landed, _ = _carry(pixels, expected, forth, back)
-        by_longer_lens, _ = _carry(pixels, expected, *_relate(*there, longer=math.exp(self.lens_deviation)))
+        grid = (pixels / torch.tensor([width / 2, height / 2], device=self.device) - 1)[None, None]
         sampled = grid_sample(image[None], grid, mode="bicubic", padding_mode="border", align_corners=False)[0, :, 0].clamp(0, 1)
-        column, row = pixels[:, 0].long().clamp(0, width - 1), pixels[:, 1].long().clamp(0, height - 1)
+        by_lens = (_carry(pixels, expected, *longer)[0] - _carry(pixels, expected, forth, back)[0]).norm(dim=-1)
         by_depth = sampled[3] * surface * (back[:2] - centres * back[2]).norm(dim=-1)
-        sampled[3] = torch.hypot(by_depth, (by_longer_lens - landed).norm(dim=-1))
+        beside_colour = torch.stack([torch.hypot(by_depth, by_lens), sampled[4]])
+        column, row = pixels[:, 0].long().clamp(0, width - 1), pixels[:, 1].long().clamp(0, height - 1)
         inside = (pixels >= 0).all(-1) & (pixels[:, 0] <= width) & (pixels[:, 1] <= height)
         shown, agrees = (surface > 0) & inside, agree(disparity[row, column], expected)
-        opened = around[where] < surface * (1 + AGREEMENT)
+        opened = canvas.around[where] < surface * (1 + AGREEMENT)
         own = ~(opened & behind_outline[row, column])
-        good = shown & agrees & (own | ~seen[where])
-        picture[:, where[good]] = sampled[:, good]
-        seen[where[good]], clean[where[good]] = True, own[good]
-        beside = (shown & ~agrees).nonzero()[:, 0]
-        row, column, agrees = agreeing_neighbour(disparity, row[beside], column[beside], expected[beside])
-        own = ~(opened[beside] & behind_outline[row, column])
-        agrees &= own | ~seen[where[beside]]
-        nearest, own, beside = image[:3, row[agrees], column[agrees]], own[agrees], beside[agrees]
-        picture[:3, where[beside]] = 0.5 * (nearest + sampled[:3, beside])
-        picture[3:, where[beside]] = sampled[3:, beside]
-        seen[where[beside]], clean[where[beside]] = True, own
+        good = shown & agrees & (own | ~canvas.seen[where])
+        canvas.enter(where[good], sampled[:3, good], beside_colour[:, good], own[good])
+        near = (shown & ~agrees).nonzero()[:, 0]
+        row, column, agrees = agreeing_neighbour(disparity, row[near], column[near], expected[near])
+        own = ~(opened[near] & behind_outline[row, column])
+        agrees &= own | ~canvas.seen[where[near]]
+        row, column, own, near = row[agrees], column[agrees], own[agrees], near[agrees]
+        canvas.enter(where[near], 0.5 * (image[:3, row, column] + sampled[:3, near]), beside_colour[:, near], own)
 
-    def _fill_from_other_times(
-        self,
-        target: CameraPath,
-        frame: int,
-        surface: Float32[Tensor, "P"],
-        around: Float32[Tensor, "P"],
-        picture: Float32[Tensor, "5 P"],
-        seen: Bool[Tensor, "P"],
-        clean: Bool[Tensor, "P"],
-    ) -> None:
-        """Paint holes, in place, with the still scene as other frames saw it."""
-        if bool(clean.all()) or not len(self.background.xyz):
+    def _fill_from_other_times(self, canvas: _Canvas) -> None:
+        """Enter in holes the still scene as other frames saw it."""
+        if bool(canvas.clean.all()) or not len(self.background.xyz):
             return
-        height, width = target.size
+        (height, width), frame = canvas.path.size, canvas.frame
         half = (-(-height // 2), -(-width // 2))
-        pixels, landed = look(self.background.xyz, target.world_from_camera[frame], target.intrinsics[frame])
+        pixels, landed = look(self.background.xyz, canvas.path.world_from_camera[frame], canvas.path.intrinsics[frame])
         winner = splat_nearest(pixels / 2, landed, half)
         filled = winner >= 0
         behind = torch.where(filled, landed[winner.clamp(min=0)], torch.zeros(half, device=self.device))
         behind = close_cracks(behind, filled.float())
         shown_in = torch.where(filled, self.background.frame[winner.clamp(min=0)], torch.full_like(winner, -1))
-        hole = (~clean).nonzero()[:, 0]
-        tinged = seen[hole]
+        hole = (~canvas.clean).nonzero()[:, 0]
         cell = (hole // width) // 2 * half[1] + (hole % width) // 2
-        behind, shown_in = torch.where(tinged, surface[hole], behind.reshape(-1)[cell]), shown_in.reshape(-1)[cell]
+        behind = torch.where(canvas.seen[hole], canvas.surface[hole], behind.reshape(-1)[cell])
+        shown_in = shown_in.reshape(-1)[cell]
         for other in sorted(shown_in.unique().tolist(), key=lambda each: abs(each - frame)):
-            wanted = (shown_in == other) & (behind > 0) & ~clean[hole]
-            if other < 0 or not bool(wanted.any()):
-                continue
-            self._look_back(target, frame, other, hole[wanted], behind[wanted], around, picture, seen, clean)
-        filled_now = seen[hole]
-        surface[hole[filled_now]] = behind[filled_now]
+            wanted = (shown_in == other) & (behind > 0) & ~canvas.clean[hole]
+            if other >= 0 and bool(wanted.any()):
+                self._look_back(canvas, other, hole[wanted], behind[wanted])
+        filled_now = canvas.seen[hole]
+        canvas.surface[hole[filled_now]] = behind[filled_now]
 
     def _gather_background(self) -> _Background:
         """The still scene from a few frames, each adding only what those before it did not show.
