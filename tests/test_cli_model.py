@@ -39,7 +39,7 @@ def by_diffusion(model: Path, *more: str | Path) -> list[str | Path]:
     return ["--renderer", "diffusion", "--base", model / "base", "--adapter", model / "adapter", "--steps", "2", *more]
 
 
-@pytest.mark.parametrize(("frames", "size"), [(17, 96), (50, 64)])
+@pytest.mark.parametrize(("frames", "size"), [(17, 96), pytest.param(50, 64, marks=pytest.mark.slow)])
 def test_a_real_clip_goes_through(frames: int, size: int, micro: Path, shared: Path, within: Callable[..., Done], tmp_path: Path) -> None:
     part = ["--frames", str(frames), "--size", str(size), "--camera", "orbit-right", "--out", "run"]
     done = within(["render", shared / "bear.mp4", *part, *by_diffusion(micro, "--prompt", "a bear walks")])

@@ -25,7 +25,7 @@ def blocks(file: str, language: str) -> list[str]:
 EXAMPLES = [
     ["01_demo.py", "--frames", "12", "--height", "96"],
     ["02_paired_tracks.py"],
-    ["03_tracks_carry_information.py", "--seconds", "1", "--clips", "2"],
+    pytest.param(["03_tracks_carry_information.py", "--seconds", "1", "--clips", "2"], marks=pytest.mark.slow),
     pytest.param(["05_the_mini.py", "--steps", "2"], marks=pytest.mark.slow),
 ]
 

@@ -20,6 +20,7 @@ from track2view.trackers.bundle import BundleState, FocalPull, Observations, res
 from track2view.trackers.flow import EDGE_WINDOW, follow, neighbour_flow
 from track2view.trackers.growth import keyframes_of
 from track2view.trackers.moving_things import Ground, ImageTracks, View, group, movers, place
+from track2view.trackers.passing import moves_after_all
 from track2view.trackers.rigid import rigid_thing
 from track2view.video import read_clip
 
@@ -272,6 +273,22 @@ def test_a_mover_stands_on_the_ground_also_when_its_foot_leaves_the_image() -> N
     assert (label == label[0]).all()
     placed = place(moving, label, movers(moving, label), [ground] * frames, View(focal=1.0, bottom=bottom, pixels=480.0))
     assert np.abs(placed.disparity * depth[:, None] - 1).max() < 0.06
+
+
+def test_what_is_seen_for_moments_beside_a_mover_is_still_where_something_still_is() -> None:
+    """Most of what is about moves, before a wall and a near thing."""
+    random, kind = np.random.default_rng(0), np.arange(400) % 6
+    around = random.uniform(-0.1, 0.1, (200, 2)).astype(np.float32)
+    aside = np.array([0.5, 0.0], np.float32)
+    points = np.concatenate([around, around + aside])
+    told, moving = np.where(kind == 0, 1.0, 0.5), (kind > 1) & (np.arange(400) < 200)
+    asked = random.uniform(-0.05, 0.05, (6, 2)).astype(np.float32)
+    disparity = np.array([0.5, 1.0, 1.1, 1.5, 0.3, 0.7])
+    expected = [False, False, False, True, True, True]
+    assert moves_after_all(asked, disparity, points, told, moving).tolist() == expected
+    assert not moves_after_all(asked + aside, disparity, points, told, moving).any(), "nothing moves there"
+    assert not moves_after_all(asked, disparity, points, told, np.ones(400, bool)).any(), "nothing is still to compare it with"
+    assert not moves_after_all(asked[:0], disparity[:0], points, told, moving).any()
 
 
 def test_limbs_that_stay_beside_each_other_are_one_thing_and_what_passes_is_not() -> None:

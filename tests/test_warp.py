@@ -1,6 +1,7 @@
 import math
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -18,10 +19,11 @@ from track2view.records import CameraPath, Clip, Queries
 from track2view.scenes import render_view, shown_by
 from track2view.trackers import SfmTracker
 from track2view.trackers.flow import neighbour_flow
+from track2view.video import read_clip
 from track2view.warp import DenseDepth, WarpRenderer, densify, render
-from track2view.warp.densify import ISLAND_SHARE
 from track2view.warp.neighbours import own_colours
 from track2view.warp.splat import splat_disparity, splat_nearest, splat_reference
+from track2view.warp.spread import ISLAND_SHARE
 
 
 @settings(max_examples=25, deadline=None)
@@ -278,6 +280,17 @@ def test_what_moves_ends_where_its_texture_does() -> None:
         found = torch.from_numpy(depth.moving_at(frame, clip.size))
         assert float((found & where[frame]).sum() / where[frame].sum()) > 0.9
         assert float((found & ~where[frame]).sum() / where[frame].sum()) < 3, "it was eight times its size"
+
+
+def test_one_body_is_at_one_depth(shared: Path) -> None:
+    """A man turns and stretches his arm before a camera that hardly moves: what is seen of him for moments would be near or far."""
+    clip = read_clip(shared / "taxi.mp4", short_side=240)
+    clip = replace(clip, frames=clip.frames[:24], audio=None)
+    tracking = SfmTracker().track(clip, Queries.grid([0, 20, 23], 24, 32))
+    assert tracking.flow is not None
+    disparity = densify(clip, tracking.flow, tracking.tracks, tracking.camera).at(23, clip.size)
+    near, far = np.percentile(disparity[72:204, 213:264], [95, 5])
+    assert near / far < 1.1, "it was 1.7"
 
 
 def test_moving_and_still_parts_are_things_not_specks(lively: TrueShot) -> None:

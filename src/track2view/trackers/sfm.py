@@ -28,6 +28,7 @@ from track2view.trackers.moving_things import (
     movers,
     place,
 )
+from track2view.trackers.passing import LASTING_FRAMES, moves_after_all
 from track2view.trackers.protocol import Tracking, TrackingReport, guessed_depth
 from track2view.trackers.shots import shot_changes
 
@@ -94,7 +95,8 @@ class SfmTracker:
             camera, motion = _estimate_camera(clip, flow, self.fov)
         else:
             camera, motion = camera.resized(clip.size), None
-        wanted, support = _lift(flow, camera, queries), _lift(flow, camera, _support_queries(flow))
+        support = _lift(flow, camera, _support_queries(flow))
+        wanted, support = (_doubted(each, support, camera) for each in (_lift(flow, camera, queries), support))
         xyz, placed_deviation = _positions(wanted, support, camera)
         start = queries.pixels(flow.size).float().numpy()
         wanted = replace(wanted, visible=seen_again(flow, camera.resized(flow.size), wanted.query_frame, start, xyz, wanted.visible))
@@ -200,6 +202,24 @@ def _lift(flow: NeighbourFlow, camera: CameraPath, queries: Queries) -> _Lifted:
     )
 
 
+def _doubted(lifted: _Lifted, support: _Lifted, camera: CameraPath) -> _Lifted:
+    """Tracks that were followed for moments only asked again whether they are still, beside those that last."""
+    moving = lifted.moving.copy()
+    passing, lasting = ((each.visible.sum(0) < LASTING_FRAMES) == short for each, short in ((lifted, True), (support, False)))
+    for frame in np.unique(lifted.query_frame):
+        asked = np.flatnonzero(passing & ~lifted.moving & (lifted.query_frame == frame))
+        beside = np.flatnonzero(lasting & support.visible[frame])
+        mine, theirs = (_disparity(each.xyz[which], camera, int(frame)) for each, which in ((lifted, asked), (support, beside)))
+        moving[asked] = moves_after_all(lifted.points[frame, asked], mine, support.points[frame, beside], theirs, support.moving[beside])
+    return replace(lifted, moving=moving)
+
+
+def _disparity(xyz: Float64[np.ndarray, "n 3"], camera: CameraPath, frame: int) -> Float64[np.ndarray, "n"]:
+    """Inverse depth of world points before one frame's camera."""
+    _, depth = project(torch.from_numpy(xyz), camera.camera_from_world[frame], camera.intrinsics[frame])
+    return (1 / depth.clamp(min=1e-3)).numpy()
+
+
 def _triangulated(
     state: BundleState,
     points: Float32[np.ndarray, "T N 2"],
@@ -286,10 +306,9 @@ def _ground(support: _Lifted, camera: CameraPath, unit: float) -> list[Ground]:
     """The still points that each frame shows."""
     known = _known(support)
     ground = []
-    for frame, (pose, intrinsics) in enumerate(zip(camera.camera_from_world, camera.intrinsics, strict=True)):
+    for frame in range(len(camera)):
         chosen = known & support.visible[frame]
-        _, depth = project(torch.from_numpy(support.xyz[chosen]), pose, intrinsics)
-        disparity = (1 / depth.clamp(min=1e-3)).float().numpy()
+        disparity = _disparity(support.xyz[chosen], camera, frame).astype(np.float32)
         ground.append(Ground(points=support.points[frame, chosen] / np.float32(unit), disparity=disparity))
     return ground
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Float64, UInt8
+from jaxtyping import Bool, Float32, Float64
 from scipy.spatial import KDTree
 from torch import Tensor
 
@@ -14,29 +14,23 @@ from track2view.geometry import inside, project
 from track2view.progress import progress
 from track2view.records import CameraPath, Clip, Size, TrackSet
 from track2view.trackers.bundle import BundleState, Observations, canonical_pixels, residuals, triangulate
-from track2view.trackers.certainty import CALIBRATED, CONFIDENT, LEAST_CONFIDENCE, WORLDS_RELIEF, Halves, held_share, looseness, rim_of
+from track2view.trackers.certainty import CONFIDENT, LEAST_CONFIDENCE, WORLDS_RELIEF, Halves, held_share, looseness, rim_of
 from track2view.trackers.flow import NeighbourFlow, follow
+from track2view.trackers.passing import LASTING_FRAMES, things_move_about
 from track2view.trackers.relative_depth import PLAUSIBLE, AlignedDepth
+from track2view.warp.spread import deviation_of, far_and_near, spread
 
 KEY_INTERVAL = 8
 REACH = 18
 SPACING = 5
 STILL_PIXELS = 1.5
 MOVING_PIXELS = 2.5
+PASSING = 0.05
+"""What those that are followed for moments only say of what is still, where things move, in terms of the others."""
 TRUSTED = 0.2
 NEAREST, FARTHEST = 1.25, 0.5
-ISLAND_SHARE = 2e-3
 MOVERS_DEVIATION = 0.85
 """Deviation of how far what moves is, in terms of it: for where it stands is a guess."""
-SMOOTHED = 0.02
-"""Deviation that spreading depth over a picture adds, in terms of it (docs/benchmarks.md)."""
-SMOOTHING = 60.0
-COLOUR_SIGMA = 12.0
-SPECK_WINDOW = 5
-"""Of the median that takes specks out of depth, and frays off its edges."""
-EDGE_WINDOW = 7
-EDGE_RATIO = 1.12
-EDGE_TRUST = 0.02
 SNAP_WINDOW = 7
 SNAP_RATIO = 1.06
 SNAP_STEEPNESS = 0.7
@@ -162,9 +156,9 @@ def densify(clip: Clip, flow: NeighbourFlow, tracks: TrackSet, camera: CameraPat
             into = gathered.pop(frame)
             anchors.add(frame, into)
             guide = cv2.resize(clip.image(frame), (width, height), interpolation=cv2.INTER_AREA)
-            depth, moving = _spread(guide, *into[:3], told=anchors.told)
+            depth, moving = spread(guide, *into[:3], told=anchors.told)
             disparity[frame], lively[frame] = torch.from_numpy(depth), torch.from_numpy(moving)
-            deviation[frame] = torch.from_numpy(_deviation(guide, into[3], into[1], moving))
+            deviation[frame] = torch.from_numpy(deviation_of(guide, into[3], into[1], moving))
     return DenseDepth(disparity=disparity, deviation=deviation, moving=lively)
 
 
@@ -186,12 +180,6 @@ def _gather(into: Float32[np.ndarray, "4 2 h w"], dense: _Points, row: int, anch
             into[part, layer] += np.bincount(index[mine], amount[mine], height * width).reshape(height, width)
 
 
-def far_and_near(image: Float32[np.ndarray, "H W"], window: int) -> tuple[Float32[np.ndarray, "H W"], Float32[np.ndarray, "H W"]]:
-    """Least and largest disparity in the window around each pixel."""
-    kernel = np.ones((window, window), np.uint8)
-    return cv2.erode(image, kernel), cv2.dilate(image, kernel)
-
-
 class _Anchors:
     """The tracker's own tracks, as the image sees them."""
 
@@ -205,6 +193,7 @@ class _Anchors:
             self.points[frame], self.disparity[frame] = pixels.numpy(), (1 / depth.clamp(min=1e-6)).numpy()
             self.usable[frame] = (tracks.visible[frame] & inside(pixels, size) & (depth > 1e-6)).numpy()
         self.moving = tracks.moving.numpy() if tracks.moving is not None else np.zeros(count, bool)
+        self.lasting = tracks.visible.sum(0).numpy() >= LASTING_FRAMES
         self.weight = tracks.confidence.numpy()
         self.variance = self.unsure()
         self.reach = 0.05 * max(size)
@@ -215,6 +204,8 @@ class _Anchors:
         self.nearest = NEAREST * float(np.percentile(trusted, 98))
         self.farthest = FARTHEST * float(np.percentile(trusted, 2))
         self.usable &= self.moving | ((self.disparity > self.farthest) & (self.disparity < self.nearest))
+        for frame in range(frames):
+            self.usable[frame] &= self.moving | ~self.doubted(frame, self.points[frame], ~self.lasting)
 
     def unsure(self) -> Float32[np.ndarray, "T N"]:
         """Variance of the tracks' disparity, in terms of it."""
@@ -238,6 +229,11 @@ class _Anchors:
             return np.full(len(points), self.typical)
         _, near = KDTree(self.points[frame, mine]).query(points, k=min(3, len(mine)))
         return np.median(self.disparity[frame, mine][near.reshape(len(points), -1)], axis=1).astype(np.float64)
+
+    def doubted(self, frame: int, points: Float32[np.ndarray, "n 2"], passing: Bool[np.ndarray, "n"]) -> Bool[np.ndarray, "n"]:
+        """Which points that look still have little to say: those that last for moments where things move."""
+        mine = np.flatnonzero(self.usable[frame] & self.lasting)
+        return passing & things_move_about(points, self.points[frame, mine], self.moving[mine])
 
     def guess(self, frame: int, points: Float32[np.ndarray, "n 2"]) -> "_Guess":
         """What dense tracks at points are drawn to."""
@@ -303,7 +299,8 @@ def _triangulated(flow: NeighbourFlow, camera: CameraPath, key: int, anchors: _A
     seen = Observations.of(canonical, sampled, anchor)
     loose = looseness(flow.grey[key], start)
     halves = Halves.of(state, seen, told, 1.0, rim=rim_of(part.intrinsics[:, 0, 0].numpy(), flow.size), held=held_share(loose))
-    variance = halves.variance(start)
+    left = np.where(anchors.doubted(key, start, visible.sum(0) < LASTING_FRAMES), PASSING, 1.0)
+    variance = halves.variance(start) / left
     halves = guess.bounded(halves)
     feigned = (guess.views_deviation * told) ** 2
     variance = variance + halves.information[2] * feigned
@@ -331,70 +328,5 @@ def _triangulated(flow: NeighbourFlow, camera: CameraPath, key: int, anchors: _A
         weight=np.where(moving, 1 / loose, (information + guess.weight * prior) / (information + prior)).astype(np.float32)
         + np.float32(1e-3),
         variance=(guess.variance * unsure / (guess.variance + unsure)).astype(np.float32),
-        firm=np.where(moving, 1 / loose, np.maximum(1 / loose, information / (information + prior))).astype(np.float32),
+        firm=np.where(moving, 1 / loose, left * np.maximum(1 / loose, information / (information + prior))).astype(np.float32),
     )
-
-
-def _spread(
-    guide: UInt8[np.ndarray, "h w 3"],
-    total: Float32[np.ndarray, "2 h w"],
-    weight: Float32[np.ndarray, "2 h w"],
-    evidence: Float32[np.ndarray, "2 h w"],
-    *,
-    told: bool,
-) -> tuple[Float32[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]:
-    """Disparity of every pixel, each from its own layer (still or moving), and which pixels are moving.
-
-    Flow is smooth across depth edges, so points near an edge are not sure which side they are on: a first pass finds the
-    edges, a second one lets the image decide where exactly they run. Where no track was told its depth, what moves lies as
-    far as what is around it: two guesses side by side would tear it.
-    """
-    amount = [_smooth(guide, each, SMOOTHING) for each in evidence]
-    moving = ~_without_islands(~_without_islands(amount[1] > amount[0]))
-    layers = []
-    for layer in (0, 1):
-        rough = _normalised(guide, total[layer], weight[layer], SMOOTHING)
-        far, near = far_and_near(rough, EDGE_WINDOW)
-        sure = weight[layer] * np.where(near > far * EDGE_RATIO, EDGE_TRUST, 1.0).astype(np.float32)
-        ratio = np.divide(total[layer], weight[layer], out=np.zeros_like(total[layer]), where=weight[layer] > 0)
-        layers.append(_normalised(guide, ratio * sure, sure, 2 * SMOOTHING))
-    return cv2.medianBlur(np.where(moving & told, layers[1], layers[0]).astype(np.float32), SPECK_WINDOW), moving
-
-
-def _deviation(
-    guide: UInt8[np.ndarray, "h w 3"],
-    doubt: Float32[np.ndarray, "2 h w"],
-    weight: Float32[np.ndarray, "2 h w"],
-    moving: Bool[np.ndarray, "h w"],
-) -> Float32[np.ndarray, "h w"]:
-    """How unsure each pixel's disparity is, in terms of it: as its layer's points on average, for neighbours err together."""
-    height, width = moving.shape
-    mine = [
-        cv2.resize(each, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
-        for each in (guide, *(np.where(moving, each[1], each[0]) for each in (doubt, weight)))
-    ]
-    variance = _normalised(mine[0], mine[1], mine[2], SMOOTHING)
-    return np.hypot(SMOOTHED, CALIBRATED * np.sqrt(cv2.resize(variance, (width, height), interpolation=cv2.INTER_LINEAR)))
-
-
-def _without_islands(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
-    """Only those connected regions of a mask that are large enough to be a thing."""
-    _, label, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
-    return mask & (stats[label, cv2.CC_STAT_AREA] >= ISLAND_SHARE * mask.size)
-
-
-def _smooth(guide: UInt8[np.ndarray, "h w 3"], image: Float32[np.ndarray, "h w"], strength: float) -> Float32[np.ndarray, "h w"]:
-    return cv2.ximgproc.fastGlobalSmootherFilter(guide, image, strength, COLOUR_SIGMA)
-
-
-def _normalised(
-    guide: UInt8[np.ndarray, "h w 3"], total: Float32[np.ndarray, "h w"], weight: Float32[np.ndarray, "h w"], strength: float
-) -> Float32[np.ndarray, "h w"]:
-    """Edge-aware weighted mean: near where points are dense, ever broader where they are not."""
-    numerator, denominator = np.full_like(total, 1e-12), np.full_like(total, 1e-12)
-    for broader, share in ((1, 1.0), (50, 1e-2)):
-        numerator += share * _smooth(guide, total, broader * strength)
-        denominator += share * _smooth(guide, weight, broader * strength)
-    numerator += 1e-4 * cv2.GaussianBlur(total, (0, 0), len(total) / 12)
-    denominator += 1e-4 * cv2.GaussianBlur(weight, (0, 0), len(total) / 12)
-    return np.maximum(numerator / denominator, 1e-4)

@@ -14,10 +14,11 @@ from torch.nn.functional import grid_sample, interpolate
 from track2view.errors import UserError
 from track2view.geometry import invert, pixel_centres
 from track2view.records import CameraPath, Clip
-from track2view.warp.densify import DenseDepth, far_and_near
+from track2view.warp.densify import DenseDepth
 from track2view.warp.fill import Imagined, complete, paint, textured
 from track2view.warp.neighbours import AGREEMENT, agree, agreeing_neighbour, blurred, close_cracks, largest_around, own_colours
 from track2view.warp.splat import look, splat_disparity, splat_nearest
+from track2view.warp.spread import far_and_near
 
 MAX_SUPERSAMPLING = 3
 WIDEST_GAP = 1.35
