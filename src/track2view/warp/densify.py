@@ -204,8 +204,6 @@ class _Anchors:
         self.nearest = NEAREST * float(np.percentile(trusted, 98))
         self.farthest = FARTHEST * float(np.percentile(trusted, 2))
         self.usable &= self.moving | ((self.disparity > self.farthest) & (self.disparity < self.nearest))
-        for frame in range(frames):
-            self.usable[frame] &= self.moving | ~self.doubted(frame, self.points[frame], ~self.lasting)
 
     def unsure(self) -> Float32[np.ndarray, "T N"]:
         """Variance of the tracks' disparity, in terms of it."""
