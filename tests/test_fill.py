@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import cv2
 import numpy as np
+import pytest
 import torch
 from conftest import TrueShot
 from torch import Tensor
@@ -121,3 +122,18 @@ def test_what_is_imagined_rests_in_the_scene(lively: TrueShot) -> None:
 
 def test_nothing_is_imagined_where_all_is_seen(lively: TrueShot) -> None:
     assert len(renderer_of(lively).imagine(lively.camera).xyz) == 0
+
+
+def test_a_hole_shows_rather_what_is_behind_and_a_crack_what_is_beside_it() -> None:
+    """Between a near red wall and a far blue one."""
+    colour, surface, middle = torch.zeros(3, 240, 160), torch.full((240, 160), 2.0), 80
+    colour[0, :, :middle], colour[2, :, middle:], surface[:, middle:] = 1.0, 1.0, 1.0
+    blue = {}
+    for half in (1, 8):
+        seen = torch.ones(240, 160, dtype=torch.bool)
+        seen[:, middle - half : middle + half] = False
+        filled = paint(torch.where(seen, colour, 0.5), seen, torch.where(seen, surface, 0.0))
+        assert torch.equal(filled[:, seen], colour[:, seen])
+        blue[half] = filled[2, 120, middle - half : middle + half]
+    assert float(blue[8].mean()) > 0.57
+    assert float(blue[1].mean()) == pytest.approx(0.5, abs=0.02)
