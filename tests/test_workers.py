@@ -151,7 +151,9 @@ def run_and_end(data: Path, out: Path, way: str, moment: float) -> None:
     assert not list(out.glob("rejected/**/*.json")), "a worker that was ended is no rejected sample"
 
 
-@pytest.mark.parametrize(("way", "moment"), [("killed", 0.05), ("Ctrl-C", 0.1), ("SIGTERM", 4.0)])
+@pytest.mark.parametrize(
+    ("way", "moment"), [("killed", 0.05), ("Ctrl-C", 0.1), pytest.param("SIGINT", 2.0, marks=pytest.mark.slow), ("SIGTERM", 4.0)]
+)
 def test_no_worker_outlives_its_parent(way: str, moment: float, data: Path, tmp_path: Path) -> None:
     run_and_end(data, tmp_path, way, moment)
 

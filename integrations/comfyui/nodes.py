@@ -239,7 +239,7 @@ class Refilm:
         nearest = nearest_depth(shot.tracking.tracks, camera)
         with _progress_shown():
             views = list(t2v.refilm(shot, camera, device))
-        warped = [view.colour.permute(1, 2, 0).numpy() for view in views]
+        warped = [view.image for view in views]
         seen = [view.seen.numpy() for view in views]
         return (
             images_of(shot.finished(image, frame) for frame, image in enumerate(warped)),

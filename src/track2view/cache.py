@@ -28,7 +28,7 @@ from track2view.records import CameraPath, Clip, Queries, TrackSet
 from track2view.trackers import Tracker, Tracking, TrackingReport
 from track2view.warp import DenseDepth
 
-VERSION = 8
+VERSION = 9
 CHUNK = 1 << 20
 LENGTH = struct.Struct("<Q")
 NOWHERE = Path(os.devnull) / "no-home"

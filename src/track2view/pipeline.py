@@ -316,7 +316,7 @@ def _write_videos(
         VideoWriter(folder / "compare.mp4", clip.fps, audio=clip.audio, crf=20) as compare,
     ):
         for frame, view in enumerate(refilm(shot, target, device)):
-            warped = np.ascontiguousarray(view.colour.permute(1, 2, 0).numpy())
+            warped = view.image
             guide.add(warped, view.seen.numpy(), view.disparity)
             image = shot.finished(warped if made is None else made.image(frame), frame)
             output.add(image)

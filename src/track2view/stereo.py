@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
 
 from track2view.errors import UserError
 from track2view.folders import written_whole
@@ -15,7 +14,6 @@ from track2view.pipeline import Shot, refilm
 from track2view.preflight import check_disk, make_folder
 from track2view.records import CameraPath
 from track2view.video import VideoWriter
-from track2view.warp import RenderedFrame
 
 DISTANCE = 0.04
 """Between the eyes by default, in distances to what the clip is about."""
@@ -80,7 +78,7 @@ def write_stereo(
         coverage = np.zeros((len(clip), 2))
         with VideoWriter(folder / "output.mp4", clip.fps, audio=clip.audio) as output:
             for frame, views in enumerate(zip(*(refilm(shot, each, device) for each in cameras), strict=True)):
-                output.add(np.concatenate([shot.finished(_image(view), frame) for view in views], axis=1))
+                output.add(np.concatenate([shot.finished(view.image, frame) for view in views], axis=1))
                 coverage[frame] = [float(view.seen.float().mean()) for view in views]
         tracking.tracks.save(folder / "tracks.npz")
         for name, camera in zip(("source", "left", "right"), (tracking.camera, *cameras), strict=True):
@@ -88,7 +86,3 @@ def write_stereo(
         document = {"settings": settings or {}, "eye_distance": distance * shot.pivot, "seen": coverage.mean(0).round(4).tolist()}
         (folder / "run.json").write_text(json.dumps(document, indent=2))
     return out / "output.mp4"
-
-
-def _image(view: RenderedFrame) -> UInt8[np.ndarray, "H W 3"]:
-    return np.ascontiguousarray(view.colour.permute(1, 2, 0).numpy())

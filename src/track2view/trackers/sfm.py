@@ -205,12 +205,17 @@ def _lift(flow: NeighbourFlow, camera: CameraPath, queries: Queries) -> _Lifted:
 def _doubted(lifted: _Lifted, support: _Lifted, camera: CameraPath) -> _Lifted:
     """Tracks that were followed for moments only asked again whether they are still, beside those that last."""
     moving = lifted.moving.copy()
-    passing, lasting = ((each.visible.sum(0) < LASTING_FRAMES) == short for each, short in ((lifted, True), (support, False)))
+    passing, lasting = lifted.visible.sum(0) < LASTING_FRAMES, support.visible.sum(0) >= LASTING_FRAMES
     for frame in np.unique(lifted.query_frame):
         asked = np.flatnonzero(passing & ~lifted.moving & (lifted.query_frame == frame))
         beside = np.flatnonzero(lasting & support.visible[frame])
-        mine, theirs = (_disparity(each.xyz[which], camera, int(frame)) for each, which in ((lifted, asked), (support, beside)))
-        moving[asked] = moves_after_all(lifted.points[frame, asked], mine, support.points[frame, beside], theirs, support.moving[beside])
+        moving[asked] = moves_after_all(
+            lifted.points[frame, asked],
+            _disparity(lifted.xyz[asked], camera, int(frame)),
+            support.points[frame, beside],
+            _disparity(support.xyz[beside], camera, int(frame)),
+            support.moving[beside],
+        )
     return replace(lifted, moving=moving)
 
 

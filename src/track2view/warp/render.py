@@ -49,6 +49,11 @@ class RenderedFrame:
     disparity: Float32[Tensor, "H W"]
     astray: Float32[Tensor, "H W"]
 
+    @property
+    def image(self) -> UInt8[np.ndarray, "H W 3"]:
+        """The colour, as pictures are written."""
+        return np.ascontiguousarray(self.colour.permute(1, 2, 0).numpy())
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Background:
